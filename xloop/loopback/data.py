@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: MIT
+"""Loopback: opening files, and what is done with an open file.
+
+Owns the life of an :class:`~xloop.loopback.base.OpenFile`.  Does not own locks, though a file
+that is released takes its locks along.
+
+Each open has a descriptor of its own with its own flags: sharing one would give a reader a
+writer's rights, and O_APPEND to those who did not ask for it.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from xloop.host import Descriptor, host
+from xloop.loopback.base import OpenFile, require_regular
+from xloop.loopback.locks import Locks
+from xloop.nodes import Node
+from xloop.types import Caller, Entry, HandleId, Ino, Opened
+
+__all__ = ["Data"]
+
+# linux/fs.h.  Commands that read or change an inode's flags, and nothing beyond it: an ioctl is
+# carried out with the server's rights, so what is not listed is not passed on.
+_FS_IOCTLS = frozenset(
+    {
+        0x80086601,  # FS_IOC_GETFLAGS
+        0x40086602,  # FS_IOC_SETFLAGS
+        0x80087601,  # FS_IOC_GETVERSION
+        0x80046601,  # the same three, from 32-bit programs
+        0x40046602,
+        0x80047601,
+        0x801C581F,  # FS_IOC_FSGETXATTR
+        0x401C5820,  # FS_IOC_FSSETXATTR
+    }
+)
+
+
+class Data(Locks):
+    def _opened(self, node: Node, fd: Descriptor, flags: int) -> Opened:
+        if flags & os.O_DIRECT:
+            # The source took the flag, so it can do it.  Our own buffers are not aligned.
+            host.clear_status_flags(fd, os.O_DIRECT)
+        # A real descriptor pins the node as well as a reference does.
+        self.nodes.pin(node, fd)
+        with self._files_lock:
+            self._files.setdefault(node.ino, []).append(fd)
+        return Opened(self.handles.add(OpenFile(node, fd, flags)), fd=fd)
+
+    def open(self, caller: Caller, ino: Ino, flags: int, *, kill_suidgid: bool = False) -> Opened:
+        node = self.nodes[ino]
+        require_regular(node)
+        ref = self.nodes.ref(node)
+        with self._as(caller), self._killing(kill_suidgid):
+            fd = self._reopen(ref, flags)
+        return self._opened(node, fd, flags)
+
+    def _reopen(self, ref: Descriptor, flags: int) -> Descriptor:
+        try:
+            return self.nodes.within_limits(host.reopen, ref, flags)
+        except PermissionError as exc:
+            # O_NOATIME is its owner's to ask, and the kernel has seen to that; the server may
+            # be somebody else who may read the file all the same.
+            if not flags & os.O_NOATIME or exc.errno != errno.EPERM:
+                raise
+        return self.nodes.within_limits(host.reopen, ref, flags & ~os.O_NOATIME)
+
+    def create(
+        self,
+        caller: Caller,
+        parent: Ino,
+        name: bytes,
+        flags: int,
+        mode: int,
+        umask: int,
+        *,
+        kill_suidgid: bool = False,
+    ) -> tuple[Entry, Opened]:
+        directory, ref = self._directory(parent, name)
+        while True:
+            try:
+                with self._as_creator(caller), host.masking(umask):
+                    fd = self.nodes.within_limits(host.create, ref, name, flags, mode)
+            except FileExistsError:
+                if flags & os.O_EXCL:
+                    raise
+            else:
+                attr = host.statx(fd)
+                node = self.nodes.intern(attr, directory, name, fd, pin=True)
+                return Entry(node.ino, self.nodes.shown(attr)), self._opened(node, fd, flags)
+            # Somebody was faster.  Nobody has checked yet whether the caller may open what is
+            # there now, so it is opened with the caller's own rights.
+            try:
+                entry = self._found(directory, ref, name)
+            except FileNotFoundError:
+                continue  # and slower again: gone
+            try:
+                node = self.nodes[entry.ino]
+                require_regular(node)
+                with self._own_rights(caller), self._killing(kill_suidgid):
+                    opened_fd = self._reopen(self.nodes.ref(node), flags)
+                return entry, self._opened(node, opened_fd, flags)
+            except BaseException:
+                self.nodes.forget(entry.ino, 1)
+                raise
+
+    def tmpfile(
+        self, caller: Caller, parent: Ino, flags: int, mode: int, umask: int
+    ) -> tuple[Entry, Opened]:
+        directory = self.nodes[parent]
+        ref = self.nodes.ref(directory)
+        with self._as_creator(caller), host.masking(umask):
+            fd = self.nodes.within_limits(host.tmpfile, ref, flags, mode)
+        attr = host.statx(fd)
+        node = self.nodes.intern(attr, directory, b"", fd, pin=True)
+        node.nameless = True
+        return Entry(node.ino, self.nodes.shown(attr)), self._opened(node, fd, flags)
+
+    def release(self, ino: Ino, handle: HandleId) -> None:
+        file = self.handles.pop(handle)
+        if not isinstance(file, OpenFile):
+            return
+        node = file.node
+        with self._files_lock:
+            files = self._files[node.ino]
+            files.remove(file.fd)
+            other = files[-1] if files else None
+            if other is None:
+                del self._files[node.ino]
+            self.nodes.unpin(node, file.fd, other)
+        self._release_locks(node, handle)
+
+    # -- data ---------------------------------------------------------------------------
+
+    def read(
+        self, caller: Caller, ino: Ino, handle: HandleId, offset: int, size: int
+    ) -> bytes | memoryview:
+        return host.pread(self._file(handle).fd, size, offset)
+
+    def write(
+        self,
+        caller: Caller,
+        ino: Ino,
+        handle: HandleId,
+        offset: int,
+        data: bytes | memoryview,
+        *,
+        cached: bool = False,
+        kill_suidgid: bool = False,
+    ) -> int:
+        file = self._file(handle)
+        fd = file.fd
+        if cached and file.flags & os.O_APPEND:
+            # pwrite(2) on an O_APPEND descriptor appends, wherever the page belongs.
+            if file.plain_fd is None:
+                flags = os.O_WRONLY | file.flags & (os.O_SYNC | os.O_DSYNC)
+                file.plain_fd = self.nodes.within_limits(host.reopen, fd, flags)
+            fd = file.plain_fd
+        with self._killing(kill_suidgid):
+            return host.pwrite(fd, data, offset)
+
+    def flush(self, caller: Caller, ino: Ino, handle: HandleId, lock_owner: int) -> None:
+        file = self._file(handle)
+        self._drop_owner(file.node, lock_owner)
+        if file.writable:
+            host.report_close(file.fd)
+
+    def fsync(self, caller: Caller, ino: Ino, handle: HandleId, datasync: bool) -> None:
+        fd = self._file(handle).fd
+        if datasync:
+            host.fdatasync(fd)
+        else:
+            host.fsync(fd)
+
+    def fallocate(
+        self, caller: Caller, ino: Ino, handle: HandleId, mode: int, offset: int, length: int
+    ) -> None:
+        fd = self._file(handle).fd
+        with self._killing(caller.uid != 0):
+            host.fallocate(fd, mode, offset, length)
+
+    def lseek(self, caller: Caller, ino: Ino, handle: HandleId, offset: int, whence: int) -> int:
+        if whence not in (os.SEEK_DATA, os.SEEK_HOLE):
+            # Everything else concerns a file position, and that is the kernel's.
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        return host.seek_data_hole(self._file(handle).fd, offset, whence)
+
+    def copy_file_range(
+        self,
+        caller: Caller,
+        ino_in: Ino,
+        handle_in: HandleId,
+        offset_in: int,
+        ino_out: Ino,
+        handle_out: HandleId,
+        offset_out: int,
+        length: int,
+        flags: int,
+    ) -> int:
+        fd_in, fd_out = self._file(handle_in).fd, self._file(handle_out).fd
+        with self._killing(caller.uid != 0):
+            return host.copy_file_range(fd_in, offset_in, fd_out, offset_out, length, flags)
+
+    def ioctl(
+        self, caller: Caller, ino: Ino, handle: HandleId, command: int, data: bytes, out_size: int
+    ) -> bytes:
+        if command not in _FS_IOCTLS:
+            raise OSError(errno.ENOTTY, os.strerror(errno.ENOTTY))
+        with self._as(caller):
+            return host.ioctl(self.handles[handle].fd, command, data, out_size)

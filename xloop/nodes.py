@@ -1,0 +1,338 @@
+# SPDX-License-Identifier: MIT
+"""The nodes that somebody knows: their numbers, their identity, their lookup counts, their descriptors.
+
+Owns :class:`NodeTable`.  Does not own what is done with a node.
+
+**Identity.**  An object of the source is (device, inode number, birth time), never a path.  The
+birth time stands for the generation: an inode number is used again after its file is gone,
+and then nothing else tells the new file from the old.  Where the source keeps no birth time,
+the type of the object takes its place.  While we hold a descriptor of an object its number
+cannot be used again, and the birth time is not asked (on overlayfs it changes at copy-up).
+
+**Descriptors are a cache.**  A node knows its parent and its name there; a descriptor is opened
+when it is needed, checked against the identity, and closed when there are too many, the one
+that was not used for longest first (a clock: one bit a node, set by every use).  So a tree of
+a million files works with a thousand descriptors.  What has no name any more keeps its
+descriptor, because nothing could open it again.
+
+**Closing.**  A :class:`~xloop.host.Descriptor` closes itself when the last thread lets go of it, so
+dropping one here is safe while others are using it.
+
+**Locking.**  One lock guards the maps and the counts.  Reading a node from the map, and a
+node's descriptor, needs none: both are single steps of the interpreter.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable, Iterable
+from hashlib import blake2b
+from stat import S_IFMT
+from typing import ParamSpec
+
+from xloop.host import Descriptor, host
+from xloop.types import ROOT_INO, Attr, Ino
+
+__all__ = ["Node", "NodeTable"]
+
+P = ParamSpec("P")
+
+
+def _stale() -> OSError:
+    # Linux looks the path up again when it meets ESTALE, and so finds what is there now.
+    return OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+
+class Node:
+    """One object of the source, for as long as somebody knows its number."""
+
+    __slots__ = (
+        "born",
+        "dev",
+        "fd",
+        "fd_is_file",
+        "ino",
+        "kind",
+        "name",
+        "nameless",
+        "nlookup",
+        "parent",
+        "st_ino",
+        "used",
+    )
+
+    def __init__(self, ino: Ino, attr: Attr, parent: Node | None, name: bytes) -> None:
+        self.ino = ino
+        self.st_ino = attr.ino
+        self.dev = attr.dev
+        self.born = _born(attr)
+        self.kind = S_IFMT(attr.mode)
+        self.parent = parent
+        self.name = name  #: one of its names, the last that was seen
+        self.nlookup = 0
+        #: A reference or an open file; None: to be opened when needed.
+        self.fd: Descriptor | None = None
+        #: fd belongs to an open file, and goes when that is released.
+        self.fd_is_file = False
+        #: Its last known name was removed through us.
+        self.nameless = False
+        self.used = False
+
+
+def _born(attr: Attr) -> int:
+    return attr.btime * 1_000_000_000 + attr.btime_nsec if attr.has_btime else -1
+
+
+def _is(node: Node, attr: Attr) -> bool:
+    """Tell whether *attr* was read from the object that *node* stands for."""
+    return (
+        node.st_ino == attr.ino
+        and node.dev == attr.dev
+        and node.kind == S_IFMT(attr.mode)
+        and node.born == _born(attr)
+    )
+
+
+class NodeTable:
+    """All known nodes.  *budget*: how many descriptors they may hold between them."""
+
+    def __init__(self, root: Descriptor, budget: int) -> None:
+        attr = host.statx(root)
+        self.root = Node(ROOT_INO, attr, None, b"")
+        self.root.fd = root
+        self.root.nlookup = 1
+        self.root_dev = attr.dev
+        self.budget = max(budget, 16)
+        self._lock = threading.Lock()
+        self._by_ino: dict[int, Node] = {ROOT_INO: self.root}
+        self._by_identity: dict[int | tuple[int, int], Node] = {self._key(attr): self.root}
+        self._next = 2
+        # In the order in which they were opened: the hand of the clock is at the front.
+        self._cached: dict[int, Node] = {}
+        self.get = self._by_ino.get
+
+    # -- numbers ------------------------------------------------------------------------
+
+    def __getitem__(self, ino: Ino) -> Node:
+        """Return the node of *ino*.  ESTALE for a number that nobody was given, or forgot."""
+        node = self.get(ino)
+        if node is None:
+            raise _stale()
+        return node
+
+    def __len__(self) -> int:
+        return len(self._by_ino)
+
+    @property
+    def descriptors(self) -> int:
+        """How many descriptors the cache holds now."""
+        return len(self._cached)
+
+    def _key(self, attr: Attr) -> int | tuple[int, int]:
+        return attr.ino if attr.dev == self.root_dev else (attr.dev, attr.ino)
+
+    def shown_ino(self, dev: int, ino: int) -> int:
+        """Return the st_ino to show for an object: its own, on the device of the root.
+
+        A source may span several file systems, and a mount has one st_dev: elsewhere the number is
+        made from both, with the top bit set, so that tar and rsync do not take two files for one.
+        """
+        if dev == self.root_dev:
+            return ino
+        digest = blake2b(b"%d:%d" % (dev, ino), digest_size=8).digest()
+        return int.from_bytes(digest, "little") | 1 << 63
+
+    def shown(self, attr: Attr) -> Attr:
+        """Return *attr* with the st_ino to show."""
+        if attr.dev == self.root_dev:
+            return attr
+        return attr._replace(ino=self.shown_ino(attr.dev, attr.ino))
+
+    # -- finding and forgetting ---------------------------------------------------------
+
+    def intern(
+        self, attr: Attr, parent: Node, name: bytes, fd: Descriptor | None, *, pin: bool = False
+    ) -> Node:
+        """Return the node of the object that *attr* describes, and raise its lookup count by 1.
+
+        The object was just found or made as *name* in *parent*.  *fd*, where given, is a
+        descriptor of it; with *pin* it is an open file's, and not the cache's to close.
+        """
+        key = self._key(attr)
+        with self._lock:
+            node = self._by_identity.get(key)
+            # A live descriptor proves that the number was not used again in between.
+            if node is None or (node.fd is None and not _is(node, attr)):
+                node = Node(Ino(self._next), attr, parent, name)
+                self._next += 1
+                self._by_ino[node.ino] = node
+                self._by_identity[key] = node
+            elif node is not self.root:
+                self._named(node, parent, name)
+            node.nlookup += 1
+            if fd is not None and node.fd is None:
+                self._adopt(node, fd, pin)
+        return node
+
+    def _named(self, node: Node, parent: Node, name: bytes) -> None:
+        node.parent = parent
+        node.name = name
+        if node.nameless:
+            node.nameless = False
+            if node.fd is not None and not node.fd_is_file:
+                self._cached[node.ino] = node
+
+    def find(self, attr: Attr) -> Node | None:
+        """Return the node of the object that *attr* describes, if it is known."""
+        node = self._by_identity.get(self._key(attr))
+        if node is None or (node.fd is None and not _is(node, attr)):
+            return None
+        return node
+
+    def forget(self, ino: Ino, nlookup: int) -> None:
+        """Lower a lookup count; at zero the number is gone for good."""
+        with self._lock:
+            self._forget(ino, nlookup)
+
+    def batch_forget(self, forgets: Iterable[tuple[Ino, int]]) -> None:
+        with self._lock:
+            for ino, nlookup in forgets:
+                self._forget(ino, nlookup)
+
+    def _forget(self, ino: Ino, nlookup: int) -> None:
+        node = self._by_ino.get(ino)
+        if node is None or node is self.root:
+            return
+        node.nlookup -= nlookup
+        if node.nlookup > 0:
+            return
+        del self._by_ino[ino]
+        key = node.st_ino if node.dev == self.root_dev else (node.dev, node.st_ino)
+        if self._by_identity.get(key) is node:
+            del self._by_identity[key]
+        self._cached.pop(ino, None)
+        node.fd = None
+
+    # -- names --------------------------------------------------------------------------
+
+    def renamed(self, node: Node, parent: Node, name: bytes) -> None:
+        """Note that *node* is now *name* in *parent*."""
+        with self._lock:
+            self._named(node, parent, name)
+
+    def removed(self, node: Node, parent: Node, name: bytes, *, last: bool) -> None:
+        """Note that *name* in *parent*, which was *node*, is gone; *last*: and was its only name.
+
+        The caller made sure, before, that the node has a descriptor (:meth:`ref`).  If it has
+        other names the cache may still close that: a lookup will find it again.
+        """
+        with self._lock:
+            if last or (node.parent is parent and node.name == name):
+                node.nameless = True
+                if last:
+                    self._cached.pop(node.ino, None)
+
+    # -- descriptors --------------------------------------------------------------------
+
+    def ref(self, node: Node) -> Descriptor:
+        """Return a descriptor of the object behind *node*, opening one where there is none.
+
+        ESTALE when the object is no longer where it was last seen.
+        """
+        fd = node.fd
+        if fd is not None:
+            node.used = True
+            return fd
+        # Down from the nearest ancestor that is open.  Not by recursion: a tree may be deeper
+        # than the interpreter's stack.
+        missing = []
+        at: Node | None = node
+        while at is not None:
+            fd = at.fd
+            if fd is not None:
+                break
+            missing.append(at)
+            at = at.parent
+        if fd is None:
+            raise _stale()
+        for node in reversed(missing):
+            fd = self._open(node, fd)
+        return fd
+
+    def _open(self, node: Node, parent_fd: Descriptor) -> Descriptor:
+        if node.nameless:
+            raise _stale()
+        try:
+            fd = self.within_limits(host.open_ref, parent_fd, node.name)
+        except FileNotFoundError:
+            raise _stale() from None
+        except NotADirectoryError:
+            raise _stale() from None
+        if not _is(node, host.statx(fd)):
+            raise _stale()
+        with self._lock:
+            if node.fd is None and node.ino in self._by_ino:
+                self._adopt(node, fd, False)
+        return fd
+
+    def _adopt(self, node: Node, fd: Descriptor, pin: bool) -> None:
+        node.fd = fd
+        node.fd_is_file = pin
+        if pin:
+            return
+        self._cached[node.ino] = node
+        node.used = True
+        if len(self._cached) > self.budget:
+            self._shrink(self.budget)
+
+    def _shrink(self, target: int) -> None:
+        cached = self._cached
+        chances = len(cached)
+        while len(cached) > target and cached:
+            ino = next(iter(cached))
+            node = cached.pop(ino)
+            if node.used and chances > 0:
+                node.used = False
+                cached[ino] = node
+                chances -= 1
+            else:
+                node.fd = None
+
+    def within_limits(
+        self, call: Callable[P, Descriptor], *args: P.args, **kw: P.kwargs
+    ) -> Descriptor:
+        """Do *call*, which opens something; at the limit of the process, make room and repeat it."""
+        try:
+            return call(*args, **kw)
+        except OSError as exc:
+            if exc.errno not in (errno.EMFILE, errno.ENFILE) or not self._cached:
+                raise
+        with self._lock:
+            # The limit is lower, or other descriptors are more, than the budget reckoned with.
+            self.budget = max(len(self._cached) // 2, 16)
+            self._shrink(len(self._cached) // 2)
+        return call(*args, **kw)
+
+    def pin(self, node: Node, fd: Descriptor) -> None:
+        """An open file's descriptor stands in for one of the node's own while it is open."""
+        with self._lock:
+            if node.fd is None:
+                self._adopt(node, fd, True)
+
+    def unpin(self, node: Node, fd: Descriptor, other: Descriptor | None) -> None:
+        """The open file behind *fd* is being closed; *other* is one that stays open."""
+        with self._lock:
+            if node.fd is not fd:
+                return
+            if other is not None:
+                node.fd = other
+                return
+            node.fd_is_file = False
+            if node.nameless and node.nlookup > 0:
+                # Nothing could open it again, but somebody may still hold it by a descriptor
+                # that the server was never told of (O_PATH).
+                node.fd = host.reopen_ref(fd)
+            else:
+                node.fd = None
