@@ -1,20 +1,47 @@
 # SPDX-License-Identifier: MIT
-"""What a mount can be told: :class:`MountOptions`.
+"""What a mount can be told: :class:`MountOptions`, and how people write it down.
 
-Owns the options, their defaults and their meaning.  Parsing ``-o`` strings and finding
-conflicts belongs here too.  Does not own what a backend makes of them.
+Owns the options, their defaults and their meaning, the one table (:data:`TABLE`) of the words
+that ``-o`` knows, and which options contradict each other.  Does not own what a backend makes
+of an option, nor which of them this machine can honour: that is ``Backend.check_options``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final, NamedTuple
 
-__all__ = ["MountOptions"]
+from xloop.errors import OptionError
+
+__all__ = [
+    "TABLE",
+    "MountOptions",
+    "Option",
+    "check",
+    "nearest",
+    "parse_options",
+    "with_fields",
+]
+
+ATIME_MODES: Final = ("relatime", "strictatime", "noatime")
+
+#: The kernel drops a smaller max_read without a word and takes this instead.
+LEAST_MAX_READ: Final = 4096
+
+#: Longer than any mount lives, and far inside what every kernel interface can carry.
+MOST_SECONDS: Final = 2**31 - 1
+
+MOST_THREADS: Final = 1024
 
 
 @dataclass(frozen=True, slots=True)
 class MountOptions:
-    """The options of one mount.  None stands for "the backend's own default"."""
+    """The options of one mount.  None stands for "the backend's own default".
+
+    Values that contradict each other or cannot be meant raise OptionError here, so that no
+    other place has to expect them.
+    """
 
     #: Refuse every change with EROFS.
     read_only: bool = False
@@ -56,3 +83,281 @@ class MountOptions:
     passthrough: bool | None = None
     #: Most threads that serve; None: as many as needed up to a sane limit.
     max_threads: int | None = None
+
+    def __post_init__(self) -> None:
+        check(self)
+
+
+def check(options: MountOptions) -> None:
+    """Raise OptionError for options that contradict each other, or a value that cannot be meant."""
+    if options.allow_other and options.allow_root:
+        raise OptionError(
+            "options 'allow_other' and 'allow_root' contradict each other",
+            "allow_other lets everybody in, root included; allow_root nobody but root: give one of them",
+        )
+    if options.atime is not None and options.atime not in ATIME_MODES:
+        raise OptionError(
+            f"option 'atime': {options.atime!r} is none of {', '.join(ATIME_MODES)}"
+        )
+    if options.fsname is not None and "\0" in options.fsname:
+        # Everything else may stand there: the kernel escapes blanks and newlines in its
+        # tables, and a backend escapes what its mount helper would split at.
+        raise OptionError("option 'fsname': a NUL byte ends a name for the kernel")
+    _check_subtype(options.subtype)
+    for name in ("attr_timeout", "entry_timeout", "negative_timeout"):
+        value = getattr(options, name)
+        if not 0 <= value <= MOST_SECONDS:  # "not" and not ">": NaN compares false
+            raise OptionError(f"option '{name}': {value!r} is not from 0 to {MOST_SECONDS} seconds")
+    if options.max_read is not None and not LEAST_MAX_READ <= options.max_read < 2**32:
+        raise OptionError(
+            f"option 'max_read': {options.max_read} is not a number of bytes from {LEAST_MAX_READ} up",
+            "the kernel never reads less than a page at a time",
+        )
+    if options.max_threads is not None and not 1 <= options.max_threads <= MOST_THREADS:
+        raise OptionError(
+            f"option 'threads': {options.max_threads} is not from 1 to {MOST_THREADS}"
+        )
+
+
+def _check_subtype(subtype: str) -> None:
+    # fuse.SUBTYPE is a file system type: programs look for it in comma lists (mount -t a,b)
+    # and in whitespace-separated tables, and search a helper /sbin/mount.fuse.SUBTYPE for it.
+    if subtype.isascii() and subtype and all(c.isalnum() or c in "._+-" for c in subtype):
+        return
+    raise OptionError(
+        f"option 'subtype': {subtype!r} cannot be part of a file system type",
+        "it takes letters, digits, '.', '_', '+' and '-': "
+        "tools split mount tables and type lists at anything else",
+    )
+
+
+class Option(NamedTuple):
+    """One row of the table: a field of MountOptions, and the words that set it."""
+
+    field: str
+    help: str
+    #: Words that stand alone, and what they set the field to.
+    words: Mapping[str, object] = {}
+    #: The word that takes a value: ``key=VALUE``.
+    key: str = ""
+    metavar: str = ""
+    #: Turns the value into the field's; ValueError carries what was expected instead.
+    convert: Callable[[str], object] | None = None
+
+    def spelled(self) -> str:
+        """Return how the option is written, for people: ``ro, rw`` or ``fsname=NAME``."""
+        return ", ".join([*self.words, *([f"{self.key}={self.metavar}"] if self.key else [])])
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= MOST_SECONDS:
+        raise ValueError(f"seconds, from 0 to {MOST_SECONDS}, such as 1 or 0.5")
+    return value
+
+
+def _count(text: str) -> int:
+    # isdecimal and not int() alone: int() takes "1_000", " 7" and digits of other scripts.
+    if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= MOST_THREADS:
+        raise ValueError(f"a whole number from 1 to {MOST_THREADS}")
+    return int(text)
+
+
+def _bytes(text: str) -> int:
+    digits, factor = text, 1
+    if text[-1:].lower() in ("k", "m"):
+        digits, factor = text[:-1], 1024 if text[-1] in "kK" else 1024 * 1024
+    if digits.isascii() and digits.isdecimal() and LEAST_MAX_READ <= int(digits) * factor < 2**32:
+        return int(digits) * factor
+    raise ValueError(f"bytes, at least {LEAST_MAX_READ}, such as 131072 or 128k")
+
+
+def _text(text: str) -> str:
+    if not text:
+        raise ValueError("a name that is not empty")
+    return text
+
+
+def _auto_on_off(text: str) -> bool | None:
+    values = {"auto": None, "on": True, "off": False}
+    if text not in values:
+        raise ValueError("one of auto, on, off")
+    return values[text]
+
+
+#: Every word that -o knows.  The parser and --help are made from it.
+TABLE: Final[tuple[Option, ...]] = (
+    Option("read_only", "Refuse every change, or allow them.", {"rw": False, "ro": True}),
+    Option("allow_other", "Let other users in, root included.", {"allow_other": True}),
+    Option("allow_root", "Let root in beside you, and nobody else.", {"allow_root": True}),
+    Option(
+        "default_permissions",
+        "Who checks permissions: the kernel, by owner, mode and ACL, or the source alone."
+        " Default: the kernel if others may enter.",
+        {"default_permissions": True, "nodefault_permissions": False},
+    ),
+    Option("dev", "Whether device nodes are devices. Root only.", {"nodev": False, "dev": True}),
+    Option("suid", "Whether set-user-ID bits count. Root only.", {"nosuid": False, "suid": True}),
+    Option("exec", "Whether programs may be executed.", {"exec": True, "noexec": False}),
+    Option(
+        "atime",
+        "When access times move. Default: as the kernel does.",
+        {"relatime": "relatime", "strictatime": "strictatime", "noatime": "noatime", "atime": None},
+    ),
+    Option(
+        "nodiratime",
+        "Whether access times of directories move.",
+        {"diratime": False, "nodiratime": True},
+    ),
+    Option(
+        "sync",
+        "Whether each write waits for stable storage.",
+        {"async": False, "sync": True},
+    ),
+    Option("dirsync", "Changes of directories wait for stable storage.", {"dirsync": True}),
+    Option(
+        "fsname",
+        "What mount tables show as the source. Default: its path.",
+        key="fsname",
+        metavar="NAME",
+        convert=_text,
+    ),
+    Option(
+        "subtype",
+        "Mount tables show the type fuse.NAME. Default: xloop.",
+        key="subtype",
+        metavar="NAME",
+        convert=_text,
+    ),
+    Option(
+        "max_read",
+        "Most bytes in one read request (4096, 128k, 1m). Default: as the kernel likes.",
+        key="max_read",
+        metavar="BYTES",
+        convert=_bytes,
+    ),
+    Option(
+        "attr_timeout",
+        "How long attributes are believed without asking. Default: 1.",
+        key="attr_timeout",
+        metavar="SECONDS",
+        convert=_seconds,
+    ),
+    Option(
+        "entry_timeout",
+        "How long a name is believed to be there. Default: 1.",
+        key="entry_timeout",
+        metavar="SECONDS",
+        convert=_seconds,
+    ),
+    Option(
+        "negative_timeout",
+        "How long a name is believed not to be there. Default: 0.",
+        key="negative_timeout",
+        metavar="SECONDS",
+        convert=_seconds,
+    ),
+    Option(
+        "passthrough",
+        "Let the kernel read and write the files by itself: on fails the mount where that"
+        " is not to be had. Default: auto, where it can be had.",
+        {"passthrough": True, "nopassthrough": False},
+        key="passthrough",
+        metavar="auto|on|off",
+        convert=_auto_on_off,
+    ),
+    Option(
+        "max_threads",
+        "Most threads that serve. Default: as many as needed.",
+        key="threads",
+        metavar="N",
+        convert=_count,
+    ),
+)
+
+
+def parse_options(strings: Iterable[str], base: MountOptions | None = None) -> MountOptions:
+    """Return *base* changed as the -o *strings* say; each is a comma list.
+
+    A later word wins over an earlier one about the same thing, as in mount(8): a script may
+    append to what it was given (``ro`` ... ``rw``).  What cannot hold at once is an OptionError.
+    A backslash takes the comma or backslash after it into a value: ``fsname=a\\,b``.
+    """
+    fields: dict[str, object] = {}
+    for string in strings:
+        for item in filter(None, _split(string)):  # ",," is nothing, as for mount(8)
+            field, value = _understand(item)
+            fields[field] = value
+    return with_fields(base or MountOptions(), fields)
+
+
+def with_fields(base: MountOptions, fields: Mapping[str, object]) -> MountOptions:
+    """Return *base* with *fields* changed; TypeError names one that MountOptions does not have."""
+    for name in fields:
+        if name not in MountOptions.__dataclass_fields__:
+            raise TypeError(
+                f"{name!r} is not a mount option{nearest(name, MountOptions.__dataclass_fields__)}"
+            )
+    changes: dict[str, Any] = dict(fields)
+    return replace(base, **changes)
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """Return ``; did you mean 'x'?`` for the one of *words* that is like *word*, or nothing."""
+    from difflib import get_close_matches  # here: slow to import, and only mistakes need it
+
+    found = get_close_matches(word, list(words), n=1)
+    return f"; did you mean '{found[0]}'?" if found else ""
+
+
+def _split(string: str) -> Iterator[str]:
+    """Yield the items of a comma list; a backslash makes the next comma or backslash ordinary."""
+    item: list[str] = []
+    chars = iter(string)
+    for char in chars:
+        if char == "\\":
+            following = next(chars, "")
+            item.append(following if following in (",", "\\") and following else char + following)
+        elif char == ",":
+            yield "".join(item)
+            item.clear()
+        else:
+            item.append(char)
+    yield "".join(item)
+
+
+def _understand(item: str) -> tuple[str, object]:
+    """Return the field that *item* sets, and to what."""
+    word, equals, text = item.partition("=")
+    option = _BY_KEY.get(word) if equals else _BY_WORD.get(word)
+    if option is None:
+        raise _misunderstood(word, bool(equals))
+    if not equals:
+        return option.field, option.words[word]
+    assert option.convert is not None  # every row with a key has one
+    try:
+        value = option.convert(text)
+    except ValueError as exc:
+        raise OptionError(f"option '{word}' takes {exc}; not {text!r}") from None
+    return option.field, value
+
+
+def _misunderstood(word: str, has_value: bool) -> OptionError:
+    if has_value and word in _BY_WORD:
+        return OptionError(f"option '{word}' takes no value", f"write just '{word}'")
+    if word in _BY_KEY:
+        return OptionError(
+            f"option '{word}' needs a value", f"write {word}={_BY_KEY[word].metavar}"
+        )
+    words = {**_BY_WORD, **_BY_KEY}
+    return OptionError(
+        f"unknown option {word!r}{nearest(word, words)}",
+        "`xloop mount --help` explains all of them",
+    )
+
+
+_BY_WORD: Final = {word: option for option in TABLE for word in option.words}
+_BY_KEY: Final = {option.key: option for option in TABLE if option.key}

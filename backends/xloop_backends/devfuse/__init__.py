@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: MIT
+"""Linux: xloop's own side of the kernel's FUSE protocol, on /dev/fuse, without libfuse.
+
+Owns the backend "devfuse".  What is where: the protocol's numbers in abi, what is agreed with the
+kernel in negotiate, the mount in device, threads in session, requests in handlers, waiting
+locks in waits, data that the kernel moves by itself in passthrough.
+"""
+
+from __future__ import annotations
+
+import os
+
+from xloop.backend import Availability, Session
+from xloop.errors import OptionError
+from xloop.ops import Operations
+from xloop.options import MountOptions
+
+from . import device
+
+__all__ = ["backend"]
+
+
+class DevFuse:
+    """See :class:`xloop.backend.Backend`."""
+
+    name = "devfuse"
+
+    def probe(self) -> Availability:
+        return device.probe()
+
+    def check_options(self, options: MountOptions) -> None:
+        if device.privileged():
+            return
+        for wanted, word in ((options.dev, "dev"), (options.suid, "suid")):
+            if wanted:
+                raise OptionError(
+                    f"the option {word} is root's: a user's mount is always no{word}",
+                    f"leave out {word}, or mount as root",
+                )
+        if options.atime in ("strictatime", "relatime"):
+            raise OptionError(
+                f"fusermount3 has no option {options.atime}",
+                f"leave out {options.atime}, or mount as root",
+            )
+        if options.passthrough is True:
+            raise OptionError(
+                "the kernel allows passthrough to root (CAP_SYS_ADMIN) only",
+                "leave out passthrough, or mount as root",
+            )
+
+    def mount(self, operations: Operations, mountpoint: str, options: MountOptions) -> Session:
+        from .session import DevFuseSession  # here: probing must stay cheap
+        from .waits import listen
+
+        checks = options.default_permissions
+        if checks is None:
+            checks = options.allow_other or options.allow_root
+        listen()
+        connection = device.attach(mountpoint, options, default_permissions=checks)
+        return DevFuseSession(
+            operations, os.path.abspath(mountpoint), options, connection, kernel_checks=checks
+        )
+
+
+backend = DevFuse

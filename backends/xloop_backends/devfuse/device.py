@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: MIT
+"""/dev/fuse and the mount itself: getting a connection, mounting it, one way for root, one for others.
+
+Owns mount(2) and the helper fusermount3.  Does not own the protocol that is then spoken over
+the descriptor, nor unmounting (:mod:`xloop.mounts`).
+"""
+
+from __future__ import annotations
+
+import array
+import ctypes
+import errno
+import fcntl
+import os
+import shutil
+import socket
+import subprocess
+
+from xloop.backend import Availability
+from xloop.errors import MountError
+from xloop.host import Descriptor
+from xloop.options import MountOptions
+
+from . import abi
+
+__all__ = ["DEVICE", "attach", "clone", "privileged", "probe"]
+
+DEVICE = "/dev/fuse"
+_HELPER = "fusermount3"
+
+# sys/mount.h
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_SYNCHRONOUS = 1, 2, 4, 8, 16
+_MS_DIRSYNC, _MS_NOATIME, _MS_NODIRATIME = 128, 1024, 2048
+_MS_RELATIME, _MS_STRICTATIME = 1 << 21, 1 << 24
+_CAP_SYS_ADMIN = 21
+
+
+def privileged() -> bool:
+    """Tell whether this process may mount by itself: CAP_SYS_ADMIN."""
+    with open("/proc/thread-self/status", encoding="ascii", errors="replace") as status:
+        for line in status:
+            if line.startswith("CapEff:"):
+                return bool(int(line.split()[1], 16) >> _CAP_SYS_ADMIN & 1)
+    return os.geteuid() == 0
+
+
+def probe() -> Availability:
+    """Tell whether a mount has a chance here."""
+    if not os.path.exists(DEVICE):
+        return Availability(
+            False,
+            f"{DEVICE} does not exist",
+            "load the kernel module (modprobe fuse), or give the container the device "
+            "(--device /dev/fuse)",
+        )
+    if privileged():
+        try:
+            os.close(os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC))
+        except OSError as exc:
+            return Availability(
+                False,
+                f"{DEVICE} cannot be opened: {exc.strerror}",
+                "load the kernel module (modprobe fuse), or allow the container the device",
+            )
+        return Availability(True)
+    helper = shutil.which(_HELPER)
+    if helper is None:
+        return Availability(
+            False,
+            f"only root may mount directly, and {_HELPER} is not installed",
+            "install it: apt-get install fuse3 (dnf install fuse3, apk add fuse3)",
+        )
+    return Availability(True)
+
+
+def attach(mountpoint: str, options: MountOptions, *, default_permissions: bool) -> Descriptor:
+    """Mount an unserved file system at *mountpoint* and return its connection.
+
+    MountError says why not; then nothing is mounted.
+    """
+    if privileged():
+        return _mount(mountpoint, options, default_permissions)
+    return _ask_helper(mountpoint, options, default_permissions)
+
+
+def _flags(options: MountOptions) -> int:
+    atime = {"noatime": _MS_NOATIME, "relatime": _MS_RELATIME, "strictatime": _MS_STRICTATIME}
+    choices = (
+        (options.read_only, _MS_RDONLY),
+        (not options.suid, _MS_NOSUID),
+        (not options.dev, _MS_NODEV),
+        (not options.exec, _MS_NOEXEC),
+        (options.sync, _MS_SYNCHRONOUS),
+        (options.dirsync, _MS_DIRSYNC),
+        (options.nodiratime, _MS_NODIRATIME),
+    )
+    flags = atime.get(options.atime or "", 0)
+    for wanted, flag in choices:
+        if wanted:
+            flags |= flag
+    return flags
+
+
+def _common(options: MountOptions, default_permissions: bool) -> list[str]:
+    words = []
+    if options.allow_other or options.allow_root:
+        # The kernel knows only allow_other; for allow_root the session turns the others away.
+        words.append("allow_other")
+    if default_permissions:
+        words.append("default_permissions")
+    if options.max_read is not None:
+        words.append(f"max_read={options.max_read}")
+    return words
+
+
+def _mount(mountpoint: str, options: MountOptions, default_permissions: bool) -> Descriptor:
+    try:
+        fd = Descriptor(os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC))
+    except OSError as exc:
+        available = probe()
+        raise MountError(available.why or f"{DEVICE}: {exc.strerror}", available.fix) from exc
+    words = [
+        f"fd={fd:d}",
+        "rootmode=40000",
+        f"user_id={os.getuid()}",
+        f"group_id={os.getgid()}",
+        *_common(options, default_permissions),
+    ]
+    libc = ctypes.CDLL(None, use_errno=True)
+    done = libc.mount(
+        os.fsencode(options.fsname or "xloop"),
+        os.fsencode(mountpoint),
+        os.fsencode(f"fuse.{options.subtype}"),
+        ctypes.c_ulong(_flags(options)),
+        ",".join(words).encode(),
+    )
+    if done:
+        number = ctypes.get_errno()
+        fix = ""
+        if number in (errno.EPERM, errno.EACCES):
+            fix = "mounting needs CAP_SYS_ADMIN in this mount namespace"
+        elif number == errno.ENODEV:
+            fix = "this kernel has no FUSE: load the module (modprobe fuse)"
+        raise MountError(f"{mountpoint!r} cannot be mounted on: {os.strerror(number)}", fix)
+    return fd
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace(",", "\\,")
+
+
+def _ask_helper(mountpoint: str, options: MountOptions, default_permissions: bool) -> Descriptor:
+    helper = shutil.which(_HELPER)
+    if helper is None:
+        available = probe()
+        raise MountError(available.why, available.fix)
+    flags = _flags(options)
+    named = (
+        (_MS_RDONLY, "ro"),
+        (_MS_NOEXEC, "noexec"),
+        (_MS_SYNCHRONOUS, "sync"),
+        (_MS_DIRSYNC, "dirsync"),
+        (_MS_NOATIME, "noatime"),
+        (_MS_NODIRATIME, "nodiratime"),
+    )
+    words = [word for flag, word in named if flags & flag]
+    words += ["nosuid", "nodev", *_common(options, default_permissions)]
+    words.append(f"fsname={_escaped(options.fsname or 'xloop')}")
+    words.append(f"subtype={_escaped(options.subtype)}")
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+    with ours, theirs:
+        done = subprocess.run(
+            [helper, "-o", ",".join(words), "--", mountpoint],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            encoding="utf-8",
+            errors="backslashreplace",
+            env={**os.environ, "LC_ALL": "C", "_FUSE_COMMFD": str(theirs.fileno())},
+            pass_fds=(theirs.fileno(),),
+            check=False,
+        )
+        theirs.close()
+        if done.returncode:
+            raise _refused(done.stderr, mountpoint)
+        fds = array.array("i")
+        _, ancillary, _, _ = ours.recvmsg(1, socket.CMSG_SPACE(fds.itemsize))
+    for level, kind, data in ancillary:
+        if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            fds.frombytes(data[: fds.itemsize])
+    if not fds:
+        raise MountError(f"{helper} mounted {mountpoint!r} but handed over no connection")
+    os.set_inheritable(fds[0], False)
+    return Descriptor(fds[0])
+
+
+def _refused(said: str, mountpoint: str) -> MountError:
+    """Turn the helper's words into a reason and a way out."""
+    words = said.strip().removeprefix(f"{_HELPER}: ") or f"{_HELPER} failed without a word"
+    fix = ""
+    if "user_allow_other" in words:
+        fix = (
+            "let root write the line user_allow_other into /etc/fuse.conf, or leave out allow_other"
+        )
+    elif "too many FUSE filesystems" in words:
+        fix = "raise mount_max in /etc/fuse.conf, or unmount some"
+    elif "no write access" in words or "not owner" in words or "sticky" in words:
+        fix = "choose a mountpoint that this user owns and may write to"
+    elif "Operation not permitted" in words:
+        fix = (
+            f"{_HELPER} must be set-user-ID root: reinstall fuse3; inside a container mount as root"
+        )
+    return MountError(f"{mountpoint!r} cannot be mounted on: {words}", fix)
+
+
+def clone(connection: int) -> Descriptor | None:
+    """Return another descriptor of the same connection, or None where that cannot be had.
+
+    With one for each thread the kernel keeps their requests apart; with one for all they share
+    a queue and its lock.
+    """
+    try:
+        fd = Descriptor(os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC))
+        fcntl.ioctl(fd, abi.DEV_IOC_CLONE, connection.to_bytes(4, "little"))
+    except OSError:
+        return None  # the device is root's alone here
+    return fd

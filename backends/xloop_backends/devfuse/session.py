@@ -1,0 +1,321 @@
+# SPDX-License-Identifier: MIT
+"""A mount that this process serves: its connection, its threads, its end.
+
+Owns reading requests and finding their handler.  Does not own what a handler does
+(:mod:`.handlers`) nor what was agreed with the kernel (:mod:`.negotiate`).
+
+**Threads.**  Each has a descriptor of its own (FUSE_DEV_IOC_CLONE) where the device may be opened, and
+a buffer of its own.  One is always waiting for the next request: when the last one gets
+something to do, another is started, so that a slow disk or a stuck server of a network source does
+not stop the rest.  Locks that may wait for another process have threads of their own (:mod:`.waits`).
+
+**Recursion.**  A source may contain the mountpoint (somebody bind-mounts it there).  A request that
+comes from one of our own threads would need another of them, which may need a third.  It is
+answered with ELOOP at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable
+
+from xloop import mounts
+from xloop.errors import MountError, UnmountError, errno_of
+from xloop.host import Descriptor, host
+from xloop.ops import Operations
+from xloop.options import MountOptions
+from xloop.types import Caller, Ino
+
+from . import abi, device
+from .abi import Init, Opcode
+from .handlers import Handlers
+from .negotiate import MAX_WRITE, Terms, negotiate
+from .passthrough import Passthrough
+from .waits import WAKE, Waits
+
+__all__ = ["DevFuseSession"]
+
+_log = logging.getLogger("xloop.devfuse")
+
+#: Threads that stay when there is nothing to do.
+_IDLE_THREADS = 2
+_MAX_THREADS = 64
+
+_NO_REPLY = frozenset({Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT})
+#: What may come from our own threads without harm: the end of something that is open.
+_FROM_SELF = _NO_REPLY | {Opcode.RELEASE, Opcode.RELEASEDIR, Opcode.FLUSH, Opcode.DESTROY}
+#: What allow_root leaves to everybody: it concerns files that were opened by somebody let in.
+_OF_OPEN_FILES = _FROM_SELF | {
+    Opcode.READ,
+    Opcode.WRITE,
+    Opcode.FSYNC,
+    Opcode.READDIR,
+    Opcode.READDIRPLUS,
+    Opcode.FSYNCDIR,
+}
+
+
+class DevFuseSession:
+    """See :class:`xloop.backend.Session`."""
+
+    def __init__(
+        self,
+        operations: Operations,
+        mountpoint: str,
+        options: MountOptions,
+        connection: Descriptor,
+        *,
+        kernel_checks: bool,
+    ) -> None:
+        self._ops = operations
+        self._mountpoint = mountpoint
+        self._options = options
+        self._connection = connection
+        self._kernel_checks = kernel_checks
+        self._privileged = device.privileged()
+        self._owner = os.getuid() if options.allow_root else None
+        self._max_threads = options.max_threads or _MAX_THREADS
+        self._lock = threading.Lock()
+        self._finished = threading.Condition(self._lock)
+        self._threads = 0
+        self._waiting = 0
+        self._tids: set[int] = {threading.get_native_id()}
+        self._terms: Terms | None = None
+        self._passthrough: Passthrough | None = None
+        self._handlers: Handlers | None = None
+        self._waits = Waits(self._reply_to_wait)
+        self._failure: BaseException | None = None
+        self._clones = True
+        #: What each thread reads from, by the thread's ident.
+        self._descriptors: dict[int, Descriptor] = {}
+        #: Requests by opcode, for status() and for tests that count.
+        self.requests = [0] * (max(Opcode) + 1)
+
+    # -- the life of a session ----------------------------------------------------------
+
+    def serve(self, ready: Callable[[], None] | None = None) -> None:
+        try:
+            self._shake_hands()
+            self._ops.init(kernel_checks=self._kernel_checks)
+            try:
+                if ready is not None:
+                    ready()
+                self._start_thread()
+                with self._finished:
+                    while self._threads:
+                        self._finished.wait()
+            finally:
+                self._waits.close()
+                self._ops.destroy()
+        finally:
+            # The last descriptor: if the mount is still there, nobody must wait for an answer.
+            null = Descriptor(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+            os.dup2(null, self._connection, inheritable=False)
+        if self._failure is not None:
+            raise self._failure
+
+    def _shake_hands(self) -> None:
+        """Answer INIT, which is the first request of every connection."""
+        buffer = bytearray(MAX_WRITE + abi.HEADER_ROOM)
+        while True:
+            try:
+                size = os.readv(self._connection, [buffer])
+            except OSError as exc:
+                if exc.errno in (errno.ENOENT, errno.EINTR, errno.EAGAIN):
+                    continue
+                raise MountError(
+                    f"{self._mountpoint!r} was unmounted before it was served: {exc.strerror}"
+                ) from exc
+            _length, opcode, unique, *_ = abi.IN_HEADER.unpack_from(buffer)
+            if opcode != Opcode.INIT:
+                raise MountError(f"the kernel began with request {opcode} instead of INIT")
+            request = memoryview(buffer)[abi.IN_HEADER.size : size]
+            try:
+                terms, body = negotiate(
+                    request,
+                    self._options,
+                    kernel_checks=self._kernel_checks,
+                    privileged=self._privileged,
+                )
+            except MountError:
+                header = abi.OUT_HEADER.pack(abi.OUT_HEADER.size, -errno.EPROTO, unique)
+                os.write(self._connection, header)
+                raise
+            header = abi.OUT_HEADER.pack(abi.OUT_HEADER.size + len(body), 0, unique)
+            os.write(self._connection, header + body)
+            if terms is not None:
+                break
+        self._terms = terms
+        if terms.has(Init.PASSTHROUGH):
+            self._passthrough = Passthrough(self._connection)
+        self._handlers = Handlers(
+            self._ops, self._options, terms, self._passthrough, self._waits.start
+        )
+        self._table = self._handlers.table()
+        self._table[Opcode.INTERRUPT] = self._interrupt
+        self._table[Opcode.INIT] = None
+
+    def unmount(self, *, lazy: bool = False) -> None:
+        mounts.take_away(self._mountpoint, lazy=lazy)
+
+    def abort(self) -> None:
+        try:
+            self.unmount(lazy=True)
+        except (OSError, UnmountError) as exc:
+            _log.warning("%s", exc)
+        # The kernel aborts a connection when its last descriptor is closed; but a read that is
+        # under way holds on to the device.  So put something that is at its end in the
+        # descriptors' places, and wake the readers: they go on with that (PEP 475), and end.
+        null = Descriptor(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+        with self._lock:
+            for fd in {self._connection, *self._descriptors.values()}:
+                os.dup2(null, fd, inheritable=False)
+            threads = list(self._descriptors)
+            for ident in threads:
+                signal.pthread_kill(ident, WAKE)
+
+    def status(self) -> dict[str, object]:
+        terms = self._terms
+        state: dict[str, object] = {
+            "backend": "devfuse",
+            "threads": self._threads,
+            "waiting locks": len(self._waits),
+            "requests": {op.name: self.requests[op] for op in Opcode if self.requests[op]},
+        }
+        if terms is not None:
+            state.update(terms.status())
+            if self._passthrough is not None:
+                state["passthrough files"] = self._passthrough.registered
+                state["passthrough refused"] = dict(self._passthrough.refused)
+        return state
+
+    # -- threads ------------------------------------------------------------------------
+
+    def _start_thread(self) -> None:
+        with self._lock:
+            self._threads += 1
+            self._waiting += 1
+        threading.Thread(target=self._work, name="xloop", daemon=True).start()
+
+    def _descriptor(self) -> Descriptor:
+        if self._clones:
+            fd = device.clone(self._connection)
+            if fd is not None:
+                return fd
+            self._clones = False
+        return self._connection
+
+    def _work(self) -> None:
+        tid = threading.get_native_id()
+        with self._lock:
+            self._tids.add(tid)
+        try:
+            host.own_file_system_state()
+            fd = self._descriptor()
+            with self._lock:
+                self._descriptors[threading.get_ident()] = fd
+            self._loop(fd)
+        except BaseException as exc:
+            # A thread that dies leaves its clients waiting for ever: end the whole mount instead.
+            _log.critical("a serving thread failed", exc_info=exc)
+            self._failure = self._failure or exc
+            try:
+                self.unmount(lazy=True)
+            except (OSError, UnmountError) as problem:
+                _log.critical("%s", problem)
+        finally:
+            with self._finished:
+                self._tids.discard(tid)
+                self._descriptors.pop(threading.get_ident(), None)
+                self._threads -= 1
+                if not self._threads:
+                    self._finished.notify_all()
+
+    def _loop(self, fd: Descriptor) -> None:
+        buffer = bytearray(MAX_WRITE + abi.HEADER_ROOM)
+        view = memoryview(buffer)
+        buffers = [buffer]
+        readv = os.readv
+        unpack = abi.IN_HEADER.unpack_from
+        header = abi.IN_HEADER.size
+        table = self._table
+        requests = self.requests
+        tids = self._tids
+        owner = self._owner
+        handlers = self._handlers
+        assert handlers is not None
+        lock = self._lock
+        while True:
+            try:
+                size = readv(fd, buffers)
+            except OSError as exc:
+                if exc.errno in (errno.ENOENT, errno.EINTR, errno.EAGAIN):
+                    continue  # ENOENT: the request was withdrawn before we got it
+                with lock:
+                    self._waiting -= 1
+                if exc.errno in (errno.ENODEV, errno.ECONNABORTED):
+                    return  # unmounted
+                raise
+            if not size:
+                return  # cut off: see abort()
+            with lock:
+                self._waiting -= 1
+                more = not self._waiting and self._threads < self._max_threads
+            if more:
+                self._start_thread()
+            _length, opcode, unique, nodeid, uid, gid, pid, extensions = unpack(buffer)
+            try:
+                handler = table[opcode]
+                requests[opcode] += 1
+            except IndexError:
+                handler = None
+            try:
+                if handler is None:
+                    if opcode == Opcode.INIT:
+                        raise OSError(errno.EIO, "a second INIT")
+                    handlers.error(fd, unique, errno.ENOSYS)
+                elif pid in tids and opcode not in _FROM_SELF:
+                    handlers.error(fd, unique, errno.ELOOP)
+                elif owner is not None and uid not in (owner, 0) and opcode not in _OF_OPEN_FILES:
+                    handlers.error(fd, unique, errno.EACCES)
+                elif extensions:
+                    end = size - 8 * extensions
+                    caller = Caller(uid, gid, pid, _groups(view[end:size]))
+                    handler(fd, unique, Ino(nodeid), caller, view[header:end])
+                else:
+                    handler(fd, unique, Ino(nodeid), Caller(uid, gid, pid), view[header:size])
+            except Exception as exc:
+                number = errno_of(exc)
+                if opcode not in _NO_REPLY:
+                    handlers.error(fd, unique, number)
+            with lock:
+                if self._waiting >= _IDLE_THREADS:
+                    return
+                self._waiting += 1
+
+    def _interrupt(
+        self, fd: int, unique: int, nodeid: Ino, caller: Caller, body: memoryview
+    ) -> None:
+        self._waits.interrupt(abi.INTERRUPT_IN.unpack_from(body)[0])
+
+    def _reply_to_wait(self, fd: int, unique: int, number: int) -> None:
+        assert self._handlers is not None
+        self._handlers.error(fd, unique, number)  # 0 is success: the reply is the header alone
+
+
+def _groups(extensions: memoryview) -> tuple[int, ...] | None:
+    """Return the supplementary groups in the extensions of a request, if it has any."""
+    at = 0
+    while at + abi.EXT_HEADER.size <= len(extensions):
+        size, kind = abi.EXT_HEADER.unpack_from(extensions, at)
+        if size < abi.EXT_HEADER.size:
+            break
+        if kind == abi.EXT_GROUPS:
+            words = extensions[at + abi.EXT_HEADER.size : at + size].cast("I")
+            return tuple(words[1 : 1 + words[0]])
+        at += size
+    return None
