@@ -30,7 +30,7 @@ import threading
 from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from stat import S_IFMT
-from typing import ParamSpec
+from typing import ParamSpec, TypeVar
 
 from xloop.host import Descriptor, host
 from xloop.types import ROOT_INO, Attr, Ino
@@ -38,6 +38,7 @@ from xloop.types import ROOT_INO, Attr, Ino
 __all__ = ["Node", "NodeTable"]
 
 P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def _stale() -> OSError:
@@ -300,9 +301,7 @@ class NodeTable:
             else:
                 node.fd = None
 
-    def within_limits(
-        self, call: Callable[P, Descriptor], *args: P.args, **kw: P.kwargs
-    ) -> Descriptor:
+    def within_limits(self, call: Callable[P, R], *args: P.args, **kw: P.kwargs) -> R:
         """Do *call*, which opens something; at the limit of the process, make room and repeat it."""
         try:
             return call(*args, **kw)

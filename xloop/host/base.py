@@ -200,6 +200,13 @@ class Host(Protocol):
         """While the context lasts, *umask* holds for what this thread creates."""
         ...
 
+    def keeps_set_id(self, caller: Caller) -> bool:
+        """Tell whether *caller* may change a file without its S_ISUID and S_ISGID being cleared.
+
+        False where that cannot be told: clearing them is the safe side.
+        """
+        ...
+
     def without_fsetid(self) -> AbstractContextManager[object]:
         """While the context lasts, changing a file clears its S_ISUID and S_ISGID bits."""
         ...

@@ -483,16 +483,26 @@ def may_act_as_others() -> bool:
     return os.geteuid() == 0
 
 
-def _groups_of(pid: int) -> tuple[int, ...]:
-    """Return the supplementary groups of thread *pid*; none where that cannot be told."""
+def _status_of(pid: int, field: str) -> str | None:
+    """Return *field* of /proc/PID/status for a thread; None where that cannot be told."""
     try:
         with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as status:
             for line in status:
-                if line.startswith("Groups:"):
-                    return tuple(int(group) for group in line.split()[1:])
-    except (OSError, ValueError):
-        pass  # gone, or in another pid namespace: fewer rights are the safe answer
-    return ()
+                if line.startswith(field):
+                    return line.partition(":")[2]
+    except OSError:
+        pass  # gone, or in another pid namespace
+    return None
+
+
+def _groups_of(pid: int) -> tuple[int, ...]:
+    # None where it cannot be told: fewer rights are the safe answer.
+    return tuple(int(group) for group in (_status_of(pid, "Groups") or "").split())
+
+
+def keeps_set_id(caller: Caller) -> bool:
+    effective = _status_of(caller.pid, "CapEff")
+    return effective is not None and bool(int(effective, 16) >> _CAP_FSETID & 1)
 
 
 def _set_groups(groups: tuple[int, ...]) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 
 from xloop.host import Descriptor, host
 from xloop.loopback.base import OpenFile, require_regular
@@ -164,7 +165,7 @@ class Data(Locks):
         file = self._file(handle)
         self._drop_owner(file.node, lock_owner)
         if file.writable:
-            host.report_close(file.fd)
+            self.nodes.within_limits(host.report_close, file.fd)
 
     def fsync(self, caller: Caller, ino: Ino, handle: HandleId, datasync: bool) -> None:
         fd = self._file(handle).fd
@@ -173,11 +174,21 @@ class Data(Locks):
         else:
             host.fsync(fd)
 
+    def _loses_set_id(self, caller: Caller, fd: Descriptor) -> bool:
+        """Whether this change of the file by *caller* clears its S_ISUID and S_ISGID.
+
+        The kernel says so with a write or a truncation, but not with what calls this.
+        """
+        if not self._impersonates:
+            return False  # the source's kernel sees to it
+        set_id = host.statx(fd).mode & (stat.S_ISUID | stat.S_ISGID)
+        return bool(set_id) and not host.keeps_set_id(caller)
+
     def fallocate(
         self, caller: Caller, ino: Ino, handle: HandleId, mode: int, offset: int, length: int
     ) -> None:
         fd = self._file(handle).fd
-        with self._killing(caller.uid != 0):
+        with self._killing(self._loses_set_id(caller, fd)):
             host.fallocate(fd, mode, offset, length)
 
     def lseek(self, caller: Caller, ino: Ino, handle: HandleId, offset: int, whence: int) -> int:
@@ -199,7 +210,7 @@ class Data(Locks):
         flags: int,
     ) -> int:
         fd_in, fd_out = self._file(handle_in).fd, self._file(handle_out).fd
-        with self._killing(caller.uid != 0):
+        with self._killing(self._loses_set_id(caller, fd_out)):
             return host.copy_file_range(fd_in, offset_in, fd_out, offset_out, length, flags)
 
     def ioctl(

@@ -19,6 +19,7 @@ from xloop.types import Caller, Entry, Ino
 __all__ = ["Names"]
 
 _RENAME_EXCHANGE = 2
+_RENAME_WHITEOUT = 4
 
 
 class Names(LoopbackBase):
@@ -111,9 +112,9 @@ class Names(LoopbackBase):
     ) -> None:
         old, old_ref = self._directory(parent, name)
         new, new_ref = self._directory(newparent, newname)
-        victim = None if flags else self._victim(new_ref, newname)
+        victim = None if flags & _RENAME_EXCHANGE else self._victim(new_ref, newname)
         # WHITEOUT leaves a device node behind, which has an owner like any other.
-        with self._as_creator(caller) if flags & ~_RENAME_EXCHANGE else self._as(caller):
+        with self._as_creator(caller) if flags & _RENAME_WHITEOUT else self._as(caller):
             host.rename(old_ref, name, new_ref, newname, flags)
         moved = self._moved(new, new_ref, newname)
         if flags & _RENAME_EXCHANGE:

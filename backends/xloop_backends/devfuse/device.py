@@ -70,6 +70,12 @@ def probe() -> Availability:
             f"only root may mount directly, and {_HELPER} is not installed",
             "install it: apt-get install fuse3 (dnf install fuse3, apk add fuse3)",
         )
+    if not os.access(DEVICE, os.R_OK | os.W_OK):
+        return Availability(
+            False,
+            f"this user may not open {DEVICE}",
+            f"let root give it the usual mode: chmod 666 {DEVICE} (it grants nothing by itself)",
+        )
     return Availability(True)
 
 
@@ -205,6 +211,8 @@ def _refused(said: str, mountpoint: str) -> MountError:
         fix = "raise mount_max in /etc/fuse.conf, or unmount some"
     elif "no write access" in words or "not owner" in words or "sticky" in words:
         fix = "choose a mountpoint that this user owns and may write to"
+    elif f"open {DEVICE}" in words:
+        fix = probe().fix
     elif "Operation not permitted" in words:
         fix = (
             f"{_HELPER} must be set-user-ID root: reinstall fuse3; inside a container mount as root"

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: MIT
+"""What is mounted where, as the kernel tells it, and the system call that takes a mount away.
+
+Owns the reading of the mount table and umount2(2).  Does not own what a mount means to xloop,
+nor who may remove one: that is :mod:`xloop.mounts`.
+
+The table is the only safe way to learn about a mountpoint: stat(2) of a user-space file system
+asks its server, and hangs when the server does.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import sys
+from collections.abc import Iterable
+from typing import NamedTuple
+
+__all__ = ["MountEntry", "device_of", "parse", "read", "unmount", "visible"]
+
+
+class MountEntry(NamedTuple):
+    """One line of /proc/self/mountinfo; proc_pid_mountinfo(5)."""
+
+    id: int
+    parent: int  #: id of the mount that this one lies on
+    device: tuple[int, int]  #: major and minor number, as st_dev of everything in it
+    mountpoint: str
+    fstype: str  #: with the subtype: fuse.xloop
+    source: str
+
+    @property
+    def is_fuse(self) -> bool:
+        return self.fstype in ("fuse", "fuseblk") or self.fstype.startswith(("fuse.", "fuseblk."))
+
+
+_ESCAPE = re.compile(rb"\\([0-7]{3})")
+
+
+def _text(field: bytes) -> str:
+    """Undo the kernel's escapes for blanks, newlines and backslashes."""
+    if b"\\" in field:
+        field = _ESCAPE.sub(lambda match: bytes([int(match[1], 8)]), field)
+    return os.fsdecode(field)
+
+
+def parse(mountinfo: bytes) -> list[MountEntry]:
+    """Return the lines of a mountinfo file, in the order in which they were mounted."""
+    entries = []
+    # Not splitlines(): that also splits at bytes that the kernel does not escape.
+    for line in mountinfo.split(b"\n"):
+        before, dash, after = line.partition(b" - ")
+        fields, kind = before.split(b" "), after.split(b" ")
+        if not dash or len(fields) < 6 or len(kind) < 2:
+            continue  # the empty end of the file
+        major, _, minor = fields[2].partition(b":")
+        entries.append(
+            MountEntry(
+                id=int(fields[0]),
+                parent=int(fields[1]),
+                device=(int(major), int(minor)),
+                mountpoint=_text(fields[4]),
+                fstype=_text(kind[0]),
+                source=_text(kind[1]),
+            )
+        )
+    return entries
+
+
+def read() -> list[MountEntry]:
+    """Return what is mounted in this process's mount namespace."""
+    if sys.platform != "linux":
+        raise OSError(errno.EOPNOTSUPP, "there is no mount table to read here yet")
+    with open("/proc/self/mountinfo", "rb", buffering=0) as file:
+        return parse(file.read())
+
+
+def device_of(st_dev: int) -> tuple[int, int]:
+    """Return the major and minor number in an st_dev."""
+    if sys.platform == "win32":
+        raise OSError(errno.EOPNOTSUPP, "devices have no major and minor number here")
+    return os.major(st_dev), os.minor(st_dev)
+
+
+def unmount(path: str, *, lazy: bool = False) -> None:
+    """Take away the topmost mount at *path*; *lazy*: out of the tree now, gone with its last user."""
+    if sys.platform != "linux":
+        raise OSError(errno.EOPNOTSUPP, "unmounting is not supported here yet")
+    import ctypes  # here: what only reads the table need not pay for it
+
+    detach, nofollow = 2, 8  # linux/fs.h: MNT_DETACH, UMOUNT_NOFOLLOW
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.umount2(os.fsencode(path), nofollow | (detach if lazy else 0)):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number), path)
+
+
+def visible(entries: Iterable[MountEntry], path: str) -> MountEntry | None:
+    """Return the mount that a walk down the absolute *path*, free of symbolic links, ends in.
+
+    Not just the longest mountpoint that fits: a mount may be hidden by one on top of it or on
+    top of a directory above it.
+    """
+    at: dict[str, list[MountEntry]] = {}
+    for entry in entries:
+        at.setdefault(entry.mountpoint, []).append(entry)
+    current: MountEntry | None = None
+    here = ""
+    for part in ["", *path.strip("/").split("/")]:
+        here = f"{here.rstrip('/')}/{part}"
+        stack = at.get(here, [])
+        if current is None and stack:
+            # The lowest of the stack: what it lies on is not mounted here itself (or, for the
+            # root of a namespace, is itself).
+            ids = {entry.id for entry in stack}
+            current = next((e for e in stack if e.parent not in ids or e.parent == e.id), stack[0])
+        while current is not None:
+            below = current
+            above = next((e for e in stack if e.parent == below.id and e.id != below.id), None)
+            if above is None:
+                break
+            current = above
+    return current

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: MIT
+"""Processes and signals, as far as systems differ in them.
+
+Owns the calls: fork, sessions, signal masks, waiting for a process that is not ours.  Does not
+own when a server process is made or told to end: that is :mod:`xloop.serving` and its callers.
+What a system lacks raises OSError(EOPNOTSUPP).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+
+__all__ = [
+    "TERMINATING",
+    "blocked",
+    "close_others",
+    "fork",
+    "keep_standard_descriptors",
+    "leave_terminal",
+    "silence",
+    "unblock",
+    "users_of",
+    "wait",
+    "watch",
+]
+
+#: The signals by which people and machines ask a server to end.
+TERMINATING: frozenset[signal.Signals]
+if sys.platform == "win32":
+    TERMINATING = frozenset({signal.SIGINT, signal.SIGTERM})
+else:
+    TERMINATING = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+
+
+def _unsupported(what: str) -> OSError:
+    return OSError(errno.EOPNOTSUPP, f"{what} is not supported here")
+
+
+@contextlib.contextmanager
+def blocked() -> Iterator[None]:
+    """Hold the terminating signals back from this thread, and from threads started meanwhile."""
+    if sys.platform == "win32":
+        yield  # there signals never reach any thread but the main one
+    else:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, TERMINATING)
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def unblock() -> None:
+    """Let the terminating signals through, whoever started this process with them blocked."""
+    if sys.platform != "win32":
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, TERMINATING)
+
+
+def fork() -> int:
+    """fork(2).  To be called while this process has no other thread."""
+    if sys.platform == "win32":
+        raise _unsupported("a server in the background")
+    return os.fork()
+
+
+def leave_terminal() -> None:
+    """Make this process the first of a session without a terminal: no key press signals it."""
+    if sys.platform == "win32":
+        raise _unsupported("a server in the background")
+    os.setsid()
+
+
+def wait(pid: int, patience: float | None = None) -> int | None:
+    """Wait for the child *pid*: its exit status, negative for a signal; None: *patience* ran out."""
+    if sys.platform == "win32":
+        raise _unsupported("a server in the background")
+    deadline = None if patience is None else time.monotonic() + patience
+    while True:
+        found, status = os.waitpid(pid, 0 if deadline is None else os.WNOHANG)
+        if found:
+            return os.waitstatus_to_exitcode(status)
+        if deadline is not None and time.monotonic() >= deadline:
+            return None
+        time.sleep(0.01)
+
+
+def keep_standard_descriptors() -> None:
+    """Open what of the three standard descriptors is closed.
+
+    Else the next file to be opened gets the number, and is written to as if it were stderr.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
+
+
+def close_others(keep: int) -> None:
+    """Close every descriptor but the standard three and *keep*."""
+    # Not os.closerange() over all that may be: with a limit of a billion open files (Docker)
+    # that takes minutes where close_range(2) is missing.
+    try:
+        numbers = [int(name) for name in os.listdir("/dev/fd")]
+    except (OSError, ValueError):
+        numbers = list(range(3, 4096))
+    for number in numbers:
+        if number > 2 and number != keep:
+            with contextlib.suppress(OSError):  # the descriptor that listdir() itself used
+                os.close(number)
+
+
+def silence() -> None:
+    """Point the three standard descriptors at nothing, so that nobody waits for their end."""
+    null = os.open(os.devnull, os.O_RDWR)
+    for number in range(3):
+        os.dup2(null, number)
+    if null > 2:
+        os.close(null)
+
+
+def watch(pid: int) -> int | None:
+    """Return a descriptor that becomes readable when process *pid* ends; None where there is none."""
+    if sys.platform == "linux":
+        try:
+            return os.pidfd_open(pid)
+        except OSError:  # an old kernel, a sandbox that forbids it, or the process is gone
+            return None
+    return None
+
+
+def users_of(path: str) -> list[tuple[int, str, str]]:
+    """Return (pid, program, what it uses) of processes that keep the mount at *path* busy.
+
+    Only those that this user may look at.  Reads links in /proc and follows none, so that it
+    cannot hang on a server that does not answer.
+    """
+    below = path.rstrip("/") + "/"
+    users = []
+    for name in _listing("/proc"):
+        if not name.isdecimal():
+            continue
+        used = _used_by(f"/proc/{name}", path, below)
+        if used:
+            users.append((int(name), _program(name), used))
+    return users
+
+
+def _used_by(proc: str, path: str, below: str) -> str:
+    for link in ["cwd", "root", *(f"fd/{fd}" for fd in _listing(f"{proc}/fd"))]:
+        try:
+            target = os.readlink(f"{proc}/{link}")
+        except OSError:  # it has ended, or is somebody else's
+            continue
+        if target == path or target.startswith(below):
+            return f"working directory {target}" if link == "cwd" else target
+    try:
+        with open(f"{proc}/maps", encoding="utf-8", errors="surrogateescape") as maps:
+            for line in maps:
+                target = line[line.find("/") :].rstrip("\n") if "/" in line else ""
+                if target.startswith(below):
+                    return f"{target} mapped"
+    except OSError:
+        pass
+    return ""
+
+
+def _listing(path: str) -> list[str]:
+    try:
+        return os.listdir(path)
+    except OSError:
+        return []
+
+
+def _program(pid: str) -> str:
+    try:
+        with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as comm:
+            return comm.read().strip()
+    except OSError:
+        return "?"
