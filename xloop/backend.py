@@ -38,6 +38,8 @@ class Session(Protocol):
     def unmount(self, *, lazy: bool = False) -> None:
         """Unmount; serve() returns when the kernel has let go.  May be called from any thread.
 
+        It is this mount that goes, never one that lies on top of it or took its place.
+
         *lazy*: out of the tree at once, served until its last user is gone.  Raises
         UnmountError if it is busy.
         """
@@ -65,9 +67,7 @@ class Backend(Protocol):
         """Raise OptionError for an option that this backend cannot honour."""
         ...
 
-    def mount(
-        self, operations: Operations, mountpoint: str, options: MountOptions
-    ) -> Session:
+    def mount(self, operations: Operations, mountpoint: str, options: MountOptions) -> Session:
         """Mount *operations* at the existing directory *mountpoint*.  MountError says why not.
 
         ``options.fsname`` is what mount tables show as the source.

@@ -58,6 +58,10 @@ def _unsupported() -> NoReturn:
 class Operations:
     """A file system.  Subclass it and define what it can do; everything else answers ENOSYS."""
 
+    #: How many file systems are stacked on one another below the descriptors that
+    #: :class:`~xloop.types.Opened` offers: 0 for a plain one, 1 for an overlayfs.
+    stack_depth: int = 0
+
     # -- life ---------------------------------------------------------------------------
 
     def init(self, *, kernel_checks: bool = False) -> None:
@@ -166,9 +170,7 @@ class Operations:
 
     # -- files --------------------------------------------------------------------------
 
-    def open(
-        self, caller: Caller, ino: Ino, flags: int, *, kill_suidgid: bool = False
-    ) -> Opened:
+    def open(self, caller: Caller, ino: Ino, flags: int, *, kill_suidgid: bool = False) -> Opened:
         """Open the regular file *ino*; *flags* as for open(2), without O_CREAT and O_EXCL.
 
         O_TRUNC truncates in the same step: a failing open has truncated nothing.
@@ -307,10 +309,11 @@ class Operations:
     ) -> Iterator[tuple[DirEntry, Entry | None]]:
         """As readdir, with the entry that lookup would give.  Lookup count: +1 for each entry.
 
-        None for '.' and '..', and for what could not be looked up.  A consumer that has no room for
-        an entry forgets it.
+        None for '.' and '..', and for what could not be looked up: the kernel then asks for it when
+        it is wanted.  A consumer that has no room for an entry forgets it.  By default all of
+        readdir with None.
         """
-        _unsupported()
+        return ((entry, None) for entry in self.readdir(caller, ino, handle, offset))
 
     def releasedir(self, ino: Ino, handle: HandleId) -> None:
         """As release, for a directory."""
@@ -375,9 +378,7 @@ class Operations:
         """
         _unsupported()
 
-    def flock(
-        self, caller: Caller, ino: Ino, handle: HandleId, operation: int
-    ) -> None:
+    def flock(self, caller: Caller, ino: Ino, handle: HandleId, operation: int) -> None:
         """flock(2) for the open file: LOCK_SH, LOCK_EX or LOCK_UN, with LOCK_NB unless it may wait."""
         _unsupported()
 

@@ -186,10 +186,16 @@ class Caller(NamedTuple):
     pid: int  #: thread id on Linux; 0 when unknown or outside the server's pid namespace
     #: Supplementary groups as far as the backend was told; None: not told.
     groups: tuple[int, ...] | None = None
+    #: What the security module wants a new object to be labelled: an xattr's name and value.
+    label: tuple[bytes, bytes] | None = None
 
 
 class SetAttr:
-    """The attributes that one setattr changes; None stands for "leave it alone"."""
+    """The attributes that one setattr changes; None stands for "leave it alone".
+
+    One that leaves everything alone is chown(2) with neither owner nor group, or what Linux
+    asks before a write: S_ISUID and S_ISGID shall go.
+    """
 
     __slots__ = ("atime", "gid", "kill_suidgid", "mode", "mtime", "size", "uid")
 
@@ -213,6 +219,12 @@ class SetAttr:
         #: The caller lacks CAP_FSETID: changing the size clears S_ISUID, and S_ISGID where
         #: the group may execute.
         self.kill_suidgid = kill_suidgid
+
+    @property
+    def nothing(self) -> bool:
+        """Whether everything is left alone."""
+        values = self.mode, self.uid, self.gid, self.size, self.atime, self.mtime
+        return values == (None,) * 6
 
     def __repr__(self) -> str:
         changes = ((name, getattr(self, name)) for name in self.__slots__)

@@ -40,6 +40,18 @@ class Descriptor(int):
 class Host(Protocol):
     """The functions of a platform module.  Errors are OSError with the system's errno."""
 
+    #: The numbers of this system: flags of open(2), 0 for one that it lacks; whence of lseek(2);
+    #: types of record locks.
+    O_ACCMODE: int
+    O_DIRECT: int
+    O_NOATIME: int
+    O_SYNC: int
+    O_DSYNC: int
+    SEEK_DATA: int
+    SEEK_HOLE: int
+    F_WRLCK: int
+    F_UNLCK: int
+
     # -- references ---------------------------------------------------------------------
 
     def open_root(self, path: str, *, private: bool = False) -> Descriptor:
@@ -62,14 +74,18 @@ class Host(Protocol):
         """Return the attributes of the object, or of *name* in it."""
         ...
 
+    def stack_depth(self, ref: int) -> int:
+        """Return how many file systems the object's own one is stacked on: 1 for an overlayfs."""
+        ...
+
     # -- open files ---------------------------------------------------------------------
 
     def reopen(self, ref: int, flags: int) -> Descriptor:
         """Open the regular file behind *ref* with open(2) *flags*; permissions are checked."""
         ...
 
-    def open_dir(self, ref: int) -> Descriptor:
-        """Open the directory behind *ref* for reading its names."""
+    def open_dir(self, ref: int, flags: int = 0) -> Descriptor:
+        """Open the directory behind *ref* for reading its names; *flags* may be O_NOATIME."""
         ...
 
     def create(self, dir_ref: int, name: bytes, flags: int, mode: int) -> Descriptor:
@@ -184,7 +200,7 @@ class Host(Protocol):
         """While the context lasts, this thread makes system calls with *caller*'s identity.
 
         *checked*: the kernel has already decided that the caller may; objects are created as
-        the caller, but the source's own permission bits are not asked again.
+        the caller, with its label, but the source's own permission bits are not asked again.
         """
         ...
 
@@ -200,6 +216,10 @@ class Host(Protocol):
         """While the context lasts, *umask* holds for what this thread creates."""
         ...
 
+    def told(self, caller: Caller) -> Caller:
+        """Return *caller* with the ids and groups that the kernel did not tell, where they can be found."""
+        ...
+
     def keeps_set_id(self, caller: Caller) -> bool:
         """Tell whether *caller* may change a file without its S_ISUID and S_ISGID being cleared.
 
@@ -207,8 +227,15 @@ class Host(Protocol):
         """
         ...
 
-    def without_fsetid(self) -> AbstractContextManager[object]:
-        """While the context lasts, changing a file clears its S_ISUID and S_ISGID bits."""
+    def sees_trusted(self, caller: Caller) -> bool:
+        """Whether *caller* is shown extended attributes in "trusted." (CAP_SYS_ADMIN)."""
+        ...
+
+    def without_fsetid(self, caller: Caller | None = None) -> AbstractContextManager[object]:
+        """While the context lasts, changing a file clears its S_ISUID and S_ISGID bits.
+
+        *caller*: whose groups decide whether S_ISGID stays where the group may not execute.
+        """
         ...
 
     def own_file_system_state(self) -> None:

@@ -28,6 +28,17 @@ from xloop.types import NOW, Attr, Caller, DirEntry, LockRange, StatFs, TimeOrNo
 
 assert not TYPE_CHECKING or sys.platform == "linux"
 
+#: Flags of open(2) that not every platform has; there they are 0.
+O_ACCMODE = os.O_ACCMODE
+O_DIRECT = os.O_DIRECT
+O_NOATIME = os.O_NOATIME
+O_SYNC = os.O_SYNC
+O_DSYNC = os.O_DSYNC
+SEEK_DATA = os.SEEK_DATA
+SEEK_HOLE = os.SEEK_HOLE
+F_WRLCK = fcntl.F_WRLCK
+F_UNLCK = fcntl.F_UNLCK
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 _EMPTY = 0x1000  # AT_EMPTY_PATH
@@ -82,6 +93,18 @@ def open_ref(dir_ref: int, name: bytes) -> Descriptor:
 
 def reopen_ref(ref: int) -> Descriptor:
     return Descriptor(os.open(_magic(ref), os.O_PATH | os.O_CLOEXEC))
+
+
+_OVERLAYFS, _FUSE, _ECRYPTFS = 0x794C7630, 0x65735546, 0xF15F  # linux/magic.h
+
+
+def stack_depth(ref: int) -> int:
+    # A FUSE mount counts as one: whether it passes through to something else cannot be seen.
+    buffer = bytearray(256)
+    if _libc.fstatfs(ref, ctypes.byref(ctypes.c_char.from_buffer(buffer))):
+        raise _fail()
+    (kind,) = struct.unpack_from("@l", buffer)
+    return 1 if kind in (_OVERLAYFS, _FUSE, _ECRYPTFS) else 0
 
 
 # struct statx up to stx_dev_minor: mask blksize attributes nlink uid gid mode ino size blocks
@@ -170,8 +193,9 @@ def reopen(ref: int, flags: int) -> Descriptor:
     return Descriptor(os.open(_magic(ref), flags & ~_REOPEN_STRIPS | os.O_CLOEXEC))
 
 
-def open_dir(ref: int) -> Descriptor:
-    return Descriptor(os.open(b".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=ref))
+def open_dir(ref: int, flags: int = 0) -> Descriptor:
+    # Not "." in it: that would ask for the right to search where only that to read is needed.
+    return Descriptor(os.open(_magic(ref), flags | os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
 
 
 def create(dir_ref: int, name: bytes, flags: int, mode: int) -> Descriptor:
@@ -443,7 +467,8 @@ _SYS_SETGROUPS, _SYS_CAPGET, _SYS_CAPSET = {
 }.get(_MACHINE, (159, 90, 91))  # the generic table: aarch64, riscv64, loongarch64
 
 _CAP_HEADER = struct.pack("=II", 0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this thread
-_CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH, _CAP_FSETID, _CAP_MKNOD = 1, 2, 4, 27
+_CAP_DAC_OVERRIDE, _CAP_DAC_READ_SEARCH, _CAP_FSETID, _CAP_SETGID = 1, 2, 4, 6
+_CAP_SYS_ADMIN, _CAP_MKNOD = 21, 27
 
 
 def _capabilities() -> list[int]:
@@ -500,9 +525,38 @@ def _groups_of(pid: int) -> tuple[int, ...]:
     return tuple(int(group) for group in (_status_of(pid, "Groups") or "").split())
 
 
-def keeps_set_id(caller: Caller) -> bool:
+#: FUSE_INVALID_UIDGID: where idmapped mounts are allowed, only what creates tells who asks.
+_UNTOLD = 0xFFFFFFFF
+#: Owns nothing, and is in no group.
+_STRANGER = 0xFFFFFFFE
+
+
+def told(caller: Caller) -> Caller:
+    if caller.uid != _UNTOLD:
+        return (
+            caller if caller.groups is not None else caller._replace(groups=_groups_of(caller.pid))
+        )
+    # "Uid:" and "Gid:" have four numbers: real, effective, saved, file system.
+    uid, gid = (_status_of(caller.pid, field) for field in ("Uid:", "Gid:"))
+    if uid is None or gid is None:
+        return caller._replace(uid=_STRANGER, gid=_STRANGER, groups=())
+    ids = int(uid.split()[3]), int(gid.split()[3])
+    return caller._replace(uid=ids[0], gid=ids[1], groups=_groups_of(caller.pid))
+
+
+def _has(caller: Caller, capability: int) -> bool:
+    if caller.uid not in (0, _UNTOLD):
+        return False  # capabilities without being root are rare, and fewer rights the safe side
     effective = _status_of(caller.pid, "CapEff")
-    return effective is not None and bool(int(effective, 16) >> _CAP_FSETID & 1)
+    return effective is not None and bool(int(effective, 16) >> capability & 1)
+
+
+def keeps_set_id(caller: Caller) -> bool:
+    return _has(caller, _CAP_FSETID)
+
+
+def sees_trusted(caller: Caller) -> bool:
+    return _has(caller, _CAP_SYS_ADMIN)
 
 
 def _set_groups(groups: tuple[int, ...]) -> None:
@@ -511,15 +565,22 @@ def _set_groups(groups: tuple[int, ...]) -> None:
         raise _fail()
 
 
+#: What a caller's creating keeps of root's capabilities when the kernel has checked the rest.
+_CREATING = 1 << _CAP_DAC_OVERRIDE | 1 << _CAP_DAC_READ_SEARCH | 1 << _CAP_MKNOD
+
+
 class _ActingAs:
-    __slots__ = ("caller", "checked")
+    __slots__ = ("caller", "capabilities", "checked")
 
     def __init__(self, caller: Caller, checked: bool) -> None:
         self.caller = caller
         self.checked = checked
+        self.capabilities: list[int] | None = None
 
     def __enter__(self) -> None:
-        uid, gid, pid, groups = self.caller
+        uid, gid, pid, groups, label = self.caller
+        if label is not None:
+            _set_create_label(label)
         try:
             # Group before user: afterwards this thread may no longer change it.
             if groups is None:
@@ -527,14 +588,13 @@ class _ActingAs:
             _set_groups(groups)
             _setfsgid(gid)
             if uid != 0:
-                # The kernel takes the capabilities that override permissions out of the
-                # effective set when the file system user id leaves 0, and puts them back with it.
                 _setfsuid(uid)
-                if self.checked:
-                    sets = _capabilities()
-                    keep = 1 << _CAP_DAC_OVERRIDE | 1 << _CAP_DAC_READ_SEARCH | 1 << _CAP_MKNOD
-                    sets[0] |= keep & sets[1]
-                    _set_capabilities(sets)
+                # The kernel takes out of the effective set what overrides permissions when the
+                # file system user id leaves 0.  The rest goes here: root's reserve of blocks and
+                # trusted attributes are not the caller's either.
+                held = self.capabilities = _capabilities()
+                keep = _CREATING & held[1] if self.checked else 0
+                _set_capabilities([keep, held[1], held[2], 0, held[4], held[5]])
             # Both functions report no error; asking with an impossible id tells what holds.
             if _setfsuid(-1) != uid or _setfsgid(-1) != gid:
                 raise OSError(errno.EPERM, "cannot act as another user")
@@ -543,13 +603,30 @@ class _ActingAs:
             raise
 
     def __exit__(self, *_exc: object) -> None:
-        _setfsuid(_uid)
+        if self.capabilities is not None:
+            _set_capabilities(self.capabilities)
+        _setfsuid(_uid)  # from somebody's id to 0 the kernel puts back what it took out
         _setfsgid(_gid)
         _set_groups(_groups)
+        if self.caller.label is not None:
+            _set_create_label(None)
+
+
+def _set_create_label(label: tuple[bytes, bytes] | None) -> None:
+    """Choose the label of what this thread creates; None: as the security module decides.
+
+    Set before and not written afterwards: an object must never exist without its label.
+    """
+    if label is not None and label[0] != b"security.selinux":
+        raise OSError(errno.EOPNOTSUPP, f"no way to create with the label {label[0]!r}")
+    with open("/proc/thread-self/attr/fscreate", "wb", buffering=0) as attribute:
+        attribute.write(label[1] if label is not None else b"")
 
 
 def acting_as(caller: Caller, *, checked: bool) -> AbstractContextManager[object]:
-    if is_self(caller) and not caller.groups:
+    if caller.uid == _UNTOLD:
+        caller = told(caller)
+    if is_self(caller) and not caller.groups and caller.label is None:
         return _nothing
     return _ActingAs(caller, checked)
 
@@ -585,20 +662,40 @@ def masking(umask: int) -> AbstractContextManager[object]:
 
 
 class _WithoutFsetid:
-    __slots__ = ("sets",)
+    __slots__ = ("before", "caller", "sets")
+
+    def __init__(self, caller: Caller | None) -> None:
+        self.caller = caller
+        self.before: tuple[int, tuple[int, ...]] | None = None
 
     def __enter__(self) -> None:
         self.sets = _capabilities()
-        changed = list(self.sets)
-        changed[0] &= ~(1 << _CAP_FSETID)
-        _set_capabilities(changed)
+        caller = self.caller
+        try:
+            # A thread that acts as its caller has the groups already, and lost CAP_SETGID with that.
+            if caller is not None and self.sets[0] >> _CAP_SETGID & 1:
+                caller = told(caller)
+                before = (_setfsgid(-1), tuple(os.getgroups()))
+                _set_groups(caller.groups or ())
+                self.before = before
+                _setfsgid(caller.gid)
+            changed = list(self.sets)
+            changed[0] &= ~(1 << _CAP_FSETID)
+            _set_capabilities(changed)
+        except BaseException:
+            self.__exit__()
+            raise
 
     def __exit__(self, *_exc: object) -> None:
         _set_capabilities(self.sets)
+        if self.before is not None:
+            gid, groups = self.before
+            _setfsgid(gid)
+            _set_groups(groups)
 
 
-def without_fsetid() -> AbstractContextManager[object]:
-    return _WithoutFsetid() if may_act_as_others() else _nothing
+def without_fsetid(caller: Caller | None = None) -> AbstractContextManager[object]:
+    return _WithoutFsetid(caller) if may_act_as_others() else _nothing
 
 
 _CLONE_FS = 0x200

@@ -81,7 +81,10 @@ def wait(pid: int, patience: float | None = None) -> int | None:
         raise _unsupported("a server in the background")
     deadline = None if patience is None else time.monotonic() + patience
     while True:
-        found, status = os.waitpid(pid, 0 if deadline is None else os.WNOHANG)
+        try:
+            found, status = os.waitpid(pid, 0 if deadline is None else os.WNOHANG)
+        except ChildProcessError:
+            return 0  # who started us has SIGCHLD ignored: the kernel keeps no status then
         if found:
             return os.waitstatus_to_exitcode(status)
         if deadline is not None and time.monotonic() >= deadline:

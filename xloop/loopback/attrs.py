@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import errno
 
-from xloop.host import host
+from xloop.host import Descriptor, host
 from xloop.loopback.base import LoopbackBase, OpenFile
 from xloop.types import Attr, Caller, HandleId, Ino, SetAttr, StatFs
 
@@ -18,16 +18,19 @@ class Attrs(LoopbackBase):
 
     def setattr(self, caller: Caller, ino: Ino, changes: SetAttr, handle: HandleId | None) -> Attr:
         ref = self._ref(ino, handle)
+        if changes.nothing:
+            self._lose_set_id(caller, ino, ref)
         with self._as(caller):
             if changes.uid is not None or changes.gid is not None:
-                host.chown(
-                    ref,
-                    -1 if changes.uid is None else changes.uid,
-                    -1 if changes.gid is None else changes.gid,
-                )
+                with self._killing(self._loses_set_id(caller, ref), caller, ref):
+                    host.chown(
+                        ref,
+                        -1 if changes.uid is None else changes.uid,
+                        -1 if changes.gid is None else changes.gid,
+                    )
             if changes.size is not None:
                 file = None if handle is None else self.handles[handle]
-                with self._killing(changes.kill_suidgid):
+                with self._killing(changes.kill_suidgid, caller, ref):
                     if isinstance(file, OpenFile) and file.writable:
                         host.ftruncate(file.fd, changes.size)
                     else:
@@ -37,6 +40,22 @@ class Attrs(LoopbackBase):
             if changes.atime is not None or changes.mtime is not None:
                 host.utimens(ref, changes.atime, changes.mtime)
         return self.nodes.shown(host.statx(ref))
+
+    def _lose_set_id(self, caller: Caller, ino: Ino, ref: Descriptor) -> None:
+        """Let S_ISUID and S_ISGID go as chown(2) with neither owner nor group does it.
+
+        The kernel asks the same, and has checked nothing, when somebody is about to write.  Who
+        writes but may not chown is not told so: the write that follows does it.
+        """
+        try:
+            with (
+                self._own_rights(caller),
+                self._killing(self._loses_set_id(caller, ref), caller, ref),
+            ):
+                host.chown(ref, -1, -1)
+        except PermissionError:
+            if not self._may_kill(caller, ino, ref):
+                raise
 
     def access(self, caller: Caller, ino: Ino, mask: int) -> None:
         with self._as(caller):

@@ -11,7 +11,9 @@ import errno
 import os
 import stat
 import threading
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext, suppress
+from typing import TypeVar
 
 from xloop.handles import HandleTable
 from xloop.host import Descriptor, host
@@ -21,6 +23,8 @@ from xloop.ops import Operations
 from xloop.types import Caller, Entry, HandleId, Ino
 
 __all__ = ["LockOwner", "LoopbackBase", "OpenFile", "require_regular"]
+
+R = TypeVar("R")
 
 _NOTHING: AbstractContextManager[object] = nullcontext()
 
@@ -42,7 +46,7 @@ class OpenFile:
 
     @property
     def writable(self) -> bool:
-        return self.flags & os.O_ACCMODE != os.O_RDONLY
+        return self.flags & host.O_ACCMODE != os.O_RDONLY
 
 
 class LockOwner:
@@ -66,12 +70,15 @@ class LoopbackBase(Operations):
         source: str | os.PathLike[str],
         *,
         mountpoint: str | os.PathLike[str] | None = None,
+        noatime: bool = False,
         descriptors: int | None = None,
     ) -> None:
         """Open the directory *source*.
 
         *mountpoint*: where it is going to be shown.  If that lies inside the source it must not
         appear in itself: with the privilege for it, a copy of the source's mounts is looked at.
+        *noatime*: reading through here moves no access time on the source, where this process may
+        ask for that (O_NOATIME: its own files, or privilege).
         *descriptors*: how many the nodes may hold; None: half of the process's limit.
         """
         self.source = os.fspath(source)
@@ -82,7 +89,9 @@ class LoopbackBase(Operations):
             descriptors = min(limit // 2, limit - _RESERVE)
         self.nodes = NodeTable(root, descriptors)
         self.handles: HandleTable[OpenFile | DirStream] = HandleTable()
+        self.stack_depth = host.stack_depth(root)
         self.kernel_checks = False
+        self._noatime = host.O_NOATIME if noatime else 0
         self._impersonates = host.may_act_as_others()
         # Guards the two maps below; never held during a system call that may wait.
         self._files_lock = threading.Lock()
@@ -141,6 +150,19 @@ class LoopbackBase(Operations):
             return self.handles[handle].fd
         return self.nodes.ref(self.nodes[ino])
 
+    def _try_noatime(self, call: Callable[[Descriptor, int], R], ref: Descriptor, flags: int) -> R:
+        """Open with *flags*, and without O_NOATIME where that is refused.
+
+        A caller who asks for it may: the kernel has seen to that.  But the server may be somebody
+        else, who may read the file all the same.
+        """
+        try:
+            return self.nodes.within_limits(call, ref, flags | self._noatime)
+        except PermissionError as exc:
+            if not (flags | self._noatime) & host.O_NOATIME or exc.errno != errno.EPERM:
+                raise
+        return self.nodes.within_limits(call, ref, flags & ~host.O_NOATIME)
+
     # -- who asks -----------------------------------------------------------------------
 
     def _as(self, caller: Caller) -> AbstractContextManager[object]:
@@ -155,9 +177,39 @@ class LoopbackBase(Operations):
             return _NOTHING
         return host.acting_as(caller, checked=self.kernel_checks)
 
-    def _killing(self, kill: bool) -> AbstractContextManager[object]:
-        """With *kill*, let the source's kernel clear S_ISUID and S_ISGID as for the caller."""
-        return host.without_fsetid() if kill and self._impersonates else _NOTHING
+    def _killing(
+        self, kill: bool, caller: Caller, ref: Descriptor
+    ) -> AbstractContextManager[object]:
+        """With *kill*, let the source's kernel clear S_ISUID and S_ISGID of *ref* as for *caller*."""
+        if not kill or not self._impersonates:
+            return _NOTHING
+        # Where the group may not execute, S_ISGID stays for the members of the group.
+        bits = host.statx(ref).mode & (stat.S_ISGID | stat.S_IXGRP)
+        return host.without_fsetid(caller if bits == stat.S_ISGID else None)
+
+    def _loses_set_id(self, caller: Caller, ref: Descriptor) -> bool:
+        """Whether a change of the file by *caller* clears its S_ISUID and S_ISGID.
+
+        The kernel says so with a write or a truncation, but not with what calls this.
+        """
+        if not self._impersonates:
+            return False  # the source's kernel sees to it
+        set_id = host.statx(ref).mode & (stat.S_ISUID | stat.S_ISGID)
+        return bool(set_id) and not host.keeps_set_id(caller)
+
+    def _may_kill(self, caller: Caller, ino: Ino, ref: Descriptor) -> bool:
+        """Whether *caller* may do something that makes the kernel take S_ISUID or capabilities away.
+
+        It may who owns the file, or can write it, or has it open for that.  The kernel asks for
+        it before it has checked a chown(2) with neither owner nor group.
+        """
+        if host.told(caller).uid in (0, host.statx(ref).uid):
+            return True
+        with suppress(OSError), self._own_rights(caller):
+            host.access(ref, os.W_OK)
+            return True
+        files = (file for file in self.handles.values() if isinstance(file, OpenFile))
+        return any(file.writable and file.node.ino == ino for file in files)
 
     def _own_rights(self, caller: Caller) -> AbstractContextManager[object]:
         """Make the source's kernel check *caller*, also where another one checks the rest."""

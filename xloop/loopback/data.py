@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno
 import os
-import stat
 
 from xloop.host import Descriptor, host
 from xloop.loopback.base import OpenFile, require_regular
@@ -40,9 +39,9 @@ _FS_IOCTLS = frozenset(
 
 class Data(Locks):
     def _opened(self, node: Node, fd: Descriptor, flags: int) -> Opened:
-        if flags & os.O_DIRECT:
+        if flags & host.O_DIRECT:
             # The source took the flag, so it can do it.  Our own buffers are not aligned.
-            host.clear_status_flags(fd, os.O_DIRECT)
+            host.clear_status_flags(fd, host.O_DIRECT)
         # A real descriptor pins the node as well as a reference does.
         self.nodes.pin(node, fd)
         with self._files_lock:
@@ -53,19 +52,9 @@ class Data(Locks):
         node = self.nodes[ino]
         require_regular(node)
         ref = self.nodes.ref(node)
-        with self._as(caller), self._killing(kill_suidgid):
-            fd = self._reopen(ref, flags)
+        with self._as(caller), self._killing(kill_suidgid, caller, ref):
+            fd = self._try_noatime(host.reopen, ref, flags)
         return self._opened(node, fd, flags)
-
-    def _reopen(self, ref: Descriptor, flags: int) -> Descriptor:
-        try:
-            return self.nodes.within_limits(host.reopen, ref, flags)
-        except PermissionError as exc:
-            # O_NOATIME is its owner's to ask, and the kernel has seen to that; the server may
-            # be somebody else who may read the file all the same.
-            if not flags & os.O_NOATIME or exc.errno != errno.EPERM:
-                raise
-        return self.nodes.within_limits(host.reopen, ref, flags & ~os.O_NOATIME)
 
     def create(
         self,
@@ -99,8 +88,9 @@ class Data(Locks):
             try:
                 node = self.nodes[entry.ino]
                 require_regular(node)
-                with self._own_rights(caller), self._killing(kill_suidgid):
-                    opened_fd = self._reopen(self.nodes.ref(node), flags)
+                there = self.nodes.ref(node)
+                with self._own_rights(caller), self._killing(kill_suidgid, caller, there):
+                    opened_fd = self._try_noatime(host.reopen, there, flags)
                 return entry, self._opened(node, opened_fd, flags)
             except BaseException:
                 self.nodes.forget(entry.ino, 1)
@@ -155,10 +145,10 @@ class Data(Locks):
         if cached and file.flags & os.O_APPEND:
             # pwrite(2) on an O_APPEND descriptor appends, wherever the page belongs.
             if file.plain_fd is None:
-                flags = os.O_WRONLY | file.flags & (os.O_SYNC | os.O_DSYNC)
+                flags = os.O_WRONLY | file.flags & (host.O_SYNC | host.O_DSYNC)
                 file.plain_fd = self.nodes.within_limits(host.reopen, fd, flags)
             fd = file.plain_fd
-        with self._killing(kill_suidgid):
+        with self._killing(kill_suidgid, caller, fd):
             return host.pwrite(fd, data, offset)
 
     def flush(self, caller: Caller, ino: Ino, handle: HandleId, lock_owner: int) -> None:
@@ -174,25 +164,15 @@ class Data(Locks):
         else:
             host.fsync(fd)
 
-    def _loses_set_id(self, caller: Caller, fd: Descriptor) -> bool:
-        """Whether this change of the file by *caller* clears its S_ISUID and S_ISGID.
-
-        The kernel says so with a write or a truncation, but not with what calls this.
-        """
-        if not self._impersonates:
-            return False  # the source's kernel sees to it
-        set_id = host.statx(fd).mode & (stat.S_ISUID | stat.S_ISGID)
-        return bool(set_id) and not host.keeps_set_id(caller)
-
     def fallocate(
         self, caller: Caller, ino: Ino, handle: HandleId, mode: int, offset: int, length: int
     ) -> None:
         fd = self._file(handle).fd
-        with self._killing(self._loses_set_id(caller, fd)):
+        with self._killing(self._loses_set_id(caller, fd), caller, fd):
             host.fallocate(fd, mode, offset, length)
 
     def lseek(self, caller: Caller, ino: Ino, handle: HandleId, offset: int, whence: int) -> int:
-        if whence not in (os.SEEK_DATA, os.SEEK_HOLE):
+        if whence not in (host.SEEK_DATA, host.SEEK_HOLE):
             # Everything else concerns a file position, and that is the kernel's.
             raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
         return host.seek_data_hole(self._file(handle).fd, offset, whence)
@@ -210,7 +190,7 @@ class Data(Locks):
         flags: int,
     ) -> int:
         fd_in, fd_out = self._file(handle_in).fd, self._file(handle_out).fd
-        with self._killing(self._loses_set_id(caller, fd_out)):
+        with self._killing(self._loses_set_id(caller, fd_out), caller, fd_out):
             return host.copy_file_range(fd_in, offset_in, fd_out, offset_out, length, flags)
 
     def ioctl(

@@ -19,7 +19,7 @@ class Dirs(LoopbackBase):
         node = self.nodes[ino]
         ref = self.nodes.ref(node)
         with self._as(caller):
-            fd = self.nodes.within_limits(host.open_dir, ref)
+            fd = self._try_noatime(host.open_dir, ref, flags & host.O_NOATIME)
         return Opened(self.handles.add(DirStream(node, fd)))
 
     def readdir(

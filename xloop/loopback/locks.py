@@ -12,7 +12,6 @@ Owns which open file of the source holds a lock for whom.
 
 from __future__ import annotations
 
-import fcntl
 import os
 
 from xloop.host import Descriptor, host
@@ -41,7 +40,7 @@ class Locks(LoopbackBase):
         try:
             return self.nodes.within_limits(host.reopen, file.fd, os.O_RDWR)
         except OSError:
-            return self.nodes.within_limits(host.reopen, file.fd, file.flags & os.O_ACCMODE)
+            return self.nodes.within_limits(host.reopen, file.fd, file.flags & host.O_ACCMODE)
 
     def getlk(
         self, caller: Caller, ino: Ino, handle: HandleId, owner: int, lock: LockRange
@@ -51,10 +50,10 @@ class Locks(LoopbackBase):
             owners = dict(self._owners.get(file.node.ino, {}))
         mine = owners.pop(owner, None)
         found = host.getlk(file.fd if mine is None else mine.fd, lock)
-        if found.type != fcntl.F_UNLCK and not found.pid:
+        if found.type != host.F_UNLCK and not found.pid:
             # An open file's lock has no process.  If it is one of ours we know whose it is: the
             # owner in whose own eyes nothing is there.
-            probe = found._replace(type=fcntl.F_WRLCK)
+            probe = found._replace(type=host.F_WRLCK)
             for other in owners.values():
                 if host.getlk(other.fd, probe)[:3] != found[:3]:
                     return found._replace(pid=other.pid)

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import stat
 
 from xloop.host import host
@@ -39,9 +41,21 @@ class Xattrs(LoopbackBase):
     def listxattr(self, caller: Caller, ino: Ino) -> list[bytes]:
         ref = self._ref(ino, None)
         with self._as(caller):
-            return host.listxattr(ref)
+            names = host.listxattr(ref)
+        # For these it is the lister's capability that counts, and where the kernel checks the
+        # server is the lister.
+        if self._impersonates and any(name.startswith(b"trusted.") for name in names):
+            if not host.sees_trusted(caller):
+                return [name for name in names if not name.startswith(b"trusted.")]
+        return names
 
     def removexattr(self, caller: Caller, ino: Ino, name: bytes) -> None:
         ref = self._ref(ino, None)
+        if name == b"security.capability" and self.kernel_checks:
+            # The kernel's own wish, because of a write, a truncation or a chown: the last it has
+            # not checked, and natively S_ISUID and S_ISGID would have made it fail before.
+            set_id = host.statx(ref).mode & (stat.S_ISUID | stat.S_ISGID)
+            if set_id and not self._may_kill(caller, ino, ref):
+                raise OSError(errno.EPERM, os.strerror(errno.EPERM))
         with self._as(caller):
             host.removexattr(ref, name)

@@ -138,6 +138,9 @@ POLL_REPLY = WRITE_REPLY
 IOCTL_REPLY = Struct("=IiQiIII")
 # start end type pid
 LK_REPLY = Struct("=IiQQQII")
+# A message of our own begins like a reply, with its code in place of the error and unique 0:
+# ino off len
+NOTIFY_INVAL_INODE = Struct("=IiQQqq")
 # blocks bfree bavail files ffree bsize namelen frsize padding spare[6]
 STATFS_REPLY = Struct("=IiQQQQQQIII28x")
 # attr_valid attr_valid_nsec flags spare[2], then struct fuse_statx: mask blksize attributes nlink
@@ -201,14 +204,17 @@ POLL_IN = Struct("=QQII")
 # fh offset length mode
 FALLOCATE_IN = Struct("=QQQIxxxx")
 # fh offset whence
-LSEEK_IN = Struct("=QQIxxxx")
+LSEEK_IN = Struct("=QqIxxxx")
 # fh_in off_in nodeid_out fh_out off_out len flags
 COPY_FILE_RANGE_IN = Struct("=QQQQQQQ")
 # getattr_flags fh sx_flags sx_mask
 STATX_IN = Struct("=IxxxxQII")
-# size type, then for type 32: nr_groups groups[]
+# size type; type 32: then nr_groups groups[]; types up to 31 are struct fuse_secctx_header, size
+# nr_secctx, then as many struct fuse_secctx: size, name with NUL, value
 EXT_HEADER = Struct("=II")
 EXT_GROUPS: Final = 32
+MAX_NR_SECCTX: Final = 31
+SECCTX = Struct("=Ixxxx")
 
 # struct fuse_setattr_in.valid
 FATTR_MODE: Final = 1 << 0
@@ -237,6 +243,7 @@ OPEN_KILL_SUIDGID: Final = 1 << 0
 FSYNC_FDATASYNC: Final = 1 << 0
 SETXATTR_ACL_KILL_SGID: Final = 1 << 0
 IOCTL_UNRESTRICTED: Final = 1 << 1
+NOTIFY_INVAL_INODE_CODE: Final = 2
 
 # ioctls of /dev/fuse
 DEV_IOC_CLONE: Final = 0x8004E500  # _IOR(229, 0, uint32_t)

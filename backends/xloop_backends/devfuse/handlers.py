@@ -75,10 +75,13 @@ class Handlers:
         terms: Terms,
         passthrough: Passthrough | None,
         wait: Wait,
+        connection: int,
     ) -> None:
         self.ops = operations
+        self._connection = connection
         self.terms = terms
         self.passthrough = passthrough
+        self._written = passthrough.written if passthrough is not None else frozenset[Ino]()
         self._wait = wait
         self._entry_timeout = split_timeout(options.entry_timeout)
         self._attr_timeout = split_timeout(options.attr_timeout)
@@ -120,6 +123,19 @@ class Handlers:
             raise
         return True
 
+    def _notify_attributes(self, ino: Ino) -> None:
+        """Tell the kernel to ask for the attributes of *ino* anew.
+
+        Attributes alone can be dropped at any time: only dropping pages waits for locks that a
+        request for the same inode may hold (fuse_reverse_inval_inode).
+        """
+        size = abi.NOTIFY_INVAL_INODE.size
+        # ENOENT: the kernel does not know the inode, or not any more.
+        self._send(
+            self._connection,
+            abi.NOTIFY_INVAL_INODE.pack(size, abi.NOTIFY_INVAL_INODE_CODE, 0, ino, -1, 0),
+        )
+
     def _timeouts(self, entry: Entry) -> tuple[int, int, int, int]:
         name, name_nsec = self._entry_timeout
         attr, attr_nsec = self._attr_timeout
@@ -127,6 +143,8 @@ class Handlers:
             name, name_nsec = split_timeout(entry.entry_timeout)
         if entry.attr_timeout is not None:
             attr, attr_nsec = split_timeout(entry.attr_timeout)
+        if entry.ino in self._written:
+            attr = attr_nsec = 0
         return name, attr, name_nsec, attr_nsec
 
     def _entry(self, fd: int, unique: int, entry: Entry) -> None:
@@ -139,8 +157,8 @@ class Handlers:
         ):
             self.ops.forget(ino, 1)
 
-    def _attr(self, fd: int, unique: int, attr: Attr) -> None:
-        seconds, nsec = self._attr_timeout
+    def _attr(self, fd: int, unique: int, ino: Ino, attr: Attr) -> None:
+        seconds, nsec = (0, 0) if ino in self._written else self._attr_timeout
         self._send(fd, _ATTR_REPLY.pack(_ATTR_REPLY.size, 0, unique, seconds, nsec, *attr[:15], 0))
 
     # -- nodes --------------------------------------------------------------------------
@@ -175,13 +193,13 @@ class Handlers:
     def getattr(self, fd: int, unique: int, nodeid: Ino, caller: Caller, body: memoryview) -> None:
         flags, fh = abi.GETATTR_IN.unpack_from(body)
         handle = HandleId(fh) if flags & abi.GETATTR_FH else None
-        self._attr(fd, unique, self.ops.getattr(caller, nodeid, handle))
+        self._attr(fd, unique, nodeid, self.ops.getattr(caller, nodeid, handle))
 
     def statx(self, fd: int, unique: int, nodeid: Ino, caller: Caller, body: memoryview) -> None:
         flags, fh, _sx_flags, _sx_mask = abi.STATX_IN.unpack_from(body)
         handle = HandleId(fh) if flags & abi.GETATTR_FH else None
         attr = self.ops.statx(caller, nodeid, handle)
-        seconds, nsec = self._attr_timeout
+        seconds, nsec = (0, 0) if nodeid in self._written else self._attr_timeout
         mask = abi.STATX_BASIC_STATS | (abi.STATX_BTIME if attr.has_btime else 0)
         self._send(
             fd,
@@ -253,7 +271,7 @@ class Handlers:
             changes.mtime = mtime * 1_000_000_000 + mtime_nsec
         changes.kill_suidgid = bool(valid & abi.FATTR_KILL_SUIDGID)
         handle = HandleId(fh) if valid & abi.FATTR_FH else None
-        self._attr(fd, unique, self.ops.setattr(caller, nodeid, changes, handle))
+        self._attr(fd, unique, nodeid, self.ops.setattr(caller, nodeid, changes, handle))
 
     def access(self, fd: int, unique: int, nodeid: Ino, caller: Caller, body: memoryview) -> None:
         self.ops.access(caller, nodeid, abi.ACCESS_IN.unpack_from(body)[0])
@@ -314,8 +332,10 @@ class Handlers:
             answer |= abi.FOPEN_NOFLUSH
         if self.passthrough is not None:
             wanted = None if opened.direct_io else opened.fd
-            backing_id = self.passthrough.opened(ino, wanted, flags)
+            backing_id = self.passthrough.opened(ino, opened.handle, wanted, flags)
             if backing_id:
+                if flags & os.O_ACCMODE != os.O_RDONLY:
+                    self._notify_attributes(ino)
                 return answer | abi.FOPEN_PASSTHROUGH, backing_id
         if opened.keep_cache:
             answer |= abi.FOPEN_KEEP_CACHE
@@ -325,7 +345,7 @@ class Handlers:
 
     def _close(self, ino: Ino, handle: HandleId) -> None:
         if self.passthrough is not None:
-            self.passthrough.released(ino)
+            self.passthrough.released(ino, handle)
         self.ops.release(ino, handle)
 
     def open(self, fd: int, unique: int, nodeid: Ino, caller: Caller, body: memoryview) -> None:
@@ -451,6 +471,8 @@ class Handlers:
         start = abi.IOCTL_IN.size
         data = bytes(body[start : start + in_size])
         answer = self.ops.ioctl(caller, nodeid, HandleId(fh), command, data, out_size)
+        if in_size:
+            self._notify_attributes(nodeid)
         size = abi.IOCTL_REPLY.size + len(answer)
         self._send(fd, abi.IOCTL_REPLY.pack(size, 0, unique, 0, 0, 0, 0) + answer)
 

@@ -16,10 +16,14 @@ from xloop.options import MountOptions
 from . import abi
 from .abi import Init
 
+_SELINUX = "/sys/fs/selinux/status"
+
 __all__ = ["MAX_WRITE", "Terms", "negotiate"]
 
 #: Most bytes of data in one request: what the kernel allows by default (256 pages).
 MAX_WRITE = 1024 * 1024
+
+_MAX_STACK_DEPTH = 2  # FILESYSTEM_MAX_STACK_DEPTH of linux/fs.h
 
 _ALWAYS = {
     Init.ASYNC_READ: "several reads of one file at a time",
@@ -71,7 +75,12 @@ class Terms:
 
 
 def negotiate(
-    request: memoryview, options: MountOptions, *, kernel_checks: bool, privileged: bool
+    request: memoryview,
+    options: MountOptions,
+    *,
+    kernel_checks: bool,
+    privileged: bool,
+    stack_depth: int,
 ) -> tuple[Terms | None, bytes]:
     """Answer the INIT *request* (without its header).
 
@@ -106,10 +115,16 @@ def negotiate(
         without = "permissions are checked by the source, not by the kernel"
         for feature in (Init.POSIX_ACL, Init.CREATE_SUPP_GROUP, Init.ALLOW_IDMAP):
             refused[feature] = without
+    if os.path.exists(_SELINUX):
+        asked[Init.SECURITY_CTX] = "new files are labelled as the security module says"
+    else:
+        refused[Init.SECURITY_CTX] = "no security module that labels files"
     if options.passthrough is False:
         refused[Init.PASSTHROUGH] = "switched off by option"
     elif not privileged:
         refused[Init.PASSTHROUGH] = "the kernel allows it to CAP_SYS_ADMIN only"
+    elif stack_depth >= _MAX_STACK_DEPTH:
+        refused[Init.PASSTHROUGH] = "the source is stacked too deep already"
     else:
         asked[Init.PASSTHROUGH] = "the kernel reads, writes and maps the source's files itself"
 
@@ -126,9 +141,8 @@ def negotiate(
             f"passthrough is not to be had: {refused[Init.PASSTHROUGH]}",
             "leave the option passthrough away, or mount as root on Linux 6.9 or newer",
         )
-    # Depth 2 lets the source be an overlayfs; the price is that no overlayfs can have this
-    # mount as a layer (FILESYSTEM_MAX_STACK_DEPTH is 2).
-    return terms, _reply(terms.granted, terms.max_readahead, 2)
+    # Just as deep as the source needs: an overlayfs that has this mount as a layer adds one more.
+    return terms, _reply(terms.granted, terms.max_readahead, stack_depth + 1)
 
 
 def _reply(flags: int, max_readahead: int, stack_depth: int) -> bytes:

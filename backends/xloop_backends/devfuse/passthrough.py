@@ -19,7 +19,7 @@ import stat
 import threading
 
 from xloop.host import host
-from xloop.types import Ino
+from xloop.types import HandleId, Ino
 
 from . import abi
 
@@ -30,11 +30,12 @@ _SERVED = 0
 
 
 class _Use:
-    __slots__ = ("backing_id", "opens")
+    __slots__ = ("backing_id", "opens", "writers")
 
     def __init__(self, backing_id: int) -> None:
         self.backing_id = backing_id
         self.opens = 0
+        self.writers: set[HandleId] = set()
 
 
 class Passthrough:
@@ -47,8 +48,11 @@ class Passthrough:
         #: Device -> why its files cannot be passed through.
         self.refused: dict[int, str] = {}
         self.registered = 0
+        #: Inodes that are open for writing with passthrough.  A write to a mapping of such a file
+        #: moves its mtime and nobody is told: its attributes must not be believed for any time.
+        self.written: set[Ino] = set()
 
-    def opened(self, ino: Ino, fd: int | None, flags: int) -> int:
+    def opened(self, ino: Ino, handle: HandleId, fd: int | None, flags: int) -> int:
         """Note one more open of *ino* and return its backing id, or 0 for an open that we serve.
 
         *fd*: the real file that the open offers; None: it offers none.
@@ -59,15 +63,22 @@ class Passthrough:
                 use = _Use(_SERVED if fd is None else self._register(fd, flags))
                 self._uses[ino] = use
             use.opens += 1
+            if use.backing_id and flags & os.O_ACCMODE != os.O_RDONLY:
+                use.writers.add(handle)
+                self.written.add(ino)
             return use.backing_id
 
-    def released(self, ino: Ino) -> None:
+    def released(self, ino: Ino, handle: HandleId) -> None:
         """Note that an open of *ino* is over."""
         with self._lock:
             use = self._uses.get(ino)
             if use is None:
                 return
             use.opens -= 1
+            if handle in use.writers:
+                use.writers.discard(handle)
+                if not use.writers:
+                    self.written.discard(ino)
             if use.opens:
                 return
             del self._uses[ino]
@@ -82,8 +93,12 @@ class Passthrough:
             # Whether a write clears these bits depends on who writes (CAP_FSETID), and a backing
             # file is written with the rights of the one who registered it.
             return _SERVED
-        request = bytearray(abi.BACKING_MAP.pack(fd, 0, 0))
         try:
+            # The kernel keeps what is registered until the last open is over.  So not the open file
+            # itself: its flock would outlive its close, and a writer keep the file from being
+            # executed.  A reference is enough: what a user reads and writes with is opened anew.
+            ref = host.reopen_ref(fd)
+            request = bytearray(abi.BACKING_MAP.pack(ref, 0, 0))
             # Bits that are set later, while the file is open, are cleared by everybody's write: the
             # safe side.
             with host.without_fsetid():

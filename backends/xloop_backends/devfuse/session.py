@@ -32,7 +32,7 @@ from xloop.types import Caller, Ino
 
 from . import abi, device
 from .abi import Init, Opcode
-from .handlers import Handlers
+from .handlers import Handler, Handlers
 from .negotiate import MAX_WRITE, Terms, negotiate
 from .passthrough import Passthrough
 from .waits import WAKE, Waits
@@ -89,6 +89,9 @@ class DevFuseSession:
         self._handlers: Handlers | None = None
         self._waits = Waits(self._reply_to_wait)
         self._failure: BaseException | None = None
+        self._table: list[Handler | None] = []
+        #: This mount, so that no other one at the same place is ever taken away.
+        self._mounted = mounts.mount_at(mounts.read_table(), mountpoint)
         self._clones = True
         #: What each thread reads from, by the thread's ident.
         self._descriptors: dict[int, Descriptor] = {}
@@ -115,6 +118,9 @@ class DevFuseSession:
             # The last descriptor: if the mount is still there, nobody must wait for an answer.
             null = Descriptor(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
             os.dup2(null, self._connection, inheritable=False)
+            # The table and the handlers hold each other: let the source's descriptors go now.
+            self._table = []
+            self._handlers = None
         if self._failure is not None:
             raise self._failure
 
@@ -140,6 +146,7 @@ class DevFuseSession:
                     self._options,
                     kernel_checks=self._kernel_checks,
                     privileged=self._privileged,
+                    stack_depth=self._ops.stack_depth,
                 )
             except MountError:
                 header = abi.OUT_HEADER.pack(abi.OUT_HEADER.size, -errno.EPROTO, unique)
@@ -153,14 +160,19 @@ class DevFuseSession:
         if terms.has(Init.PASSTHROUGH):
             self._passthrough = Passthrough(self._connection)
         self._handlers = Handlers(
-            self._ops, self._options, terms, self._passthrough, self._waits.start
+            self._ops,
+            self._options,
+            terms,
+            self._passthrough,
+            self._waits.start,
+            self._connection,
         )
         self._table = self._handlers.table()
         self._table[Opcode.INTERRUPT] = self._interrupt
         self._table[Opcode.INIT] = None
 
     def unmount(self, *, lazy: bool = False) -> None:
-        mounts.take_away(self._mountpoint, lazy=lazy)
+        mounts.take_away(self._mountpoint, lazy=lazy, expected=self._mounted)
 
     def abort(self) -> None:
         try:
@@ -219,7 +231,7 @@ class DevFuseSession:
             with self._lock:
                 self._descriptors[threading.get_ident()] = fd
             self._loop(fd)
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: BLE001
             # A thread that dies leaves its clients waiting for ever: end the whole mount instead.
             _log.critical("a serving thread failed", exc_info=exc)
             self._failure = self._failure or exc
@@ -284,11 +296,11 @@ class DevFuseSession:
                     handlers.error(fd, unique, errno.EACCES)
                 elif extensions:
                     end = size - 8 * extensions
-                    caller = Caller(uid, gid, pid, _groups(view[end:size]))
+                    caller = _extended(uid, gid, pid, view[end:size])
                     handler(fd, unique, Ino(nodeid), caller, view[header:end])
                 else:
                     handler(fd, unique, Ino(nodeid), Caller(uid, gid, pid), view[header:size])
-            except Exception as exc:
+            except Exception as exc:  # noqa: BLE001  # errno_of() logs what is a bug
                 number = errno_of(exc)
                 if opcode not in _NO_REPLY:
                     handlers.error(fd, unique, number)
@@ -307,15 +319,23 @@ class DevFuseSession:
         self._handlers.error(fd, unique, number)  # 0 is success: the reply is the header alone
 
 
-def _groups(extensions: memoryview) -> tuple[int, ...] | None:
-    """Return the supplementary groups in the extensions of a request, if it has any."""
+def _extended(uid: int, gid: int, pid: int, extensions: memoryview) -> Caller:
+    """Return the caller with what the extensions of its request tell."""
+    groups = None
+    label = None
     at = 0
     while at + abi.EXT_HEADER.size <= len(extensions):
         size, kind = abi.EXT_HEADER.unpack_from(extensions, at)
+        start, end = at + abi.EXT_HEADER.size, at + size
         if size < abi.EXT_HEADER.size:
             break
         if kind == abi.EXT_GROUPS:
-            words = extensions[at + abi.EXT_HEADER.size : at + size].cast("I")
-            return tuple(words[1 : 1 + words[0]])
-        at += size
-    return None
+            words = extensions[start:end].cast("I")
+            groups = tuple(words[1 : 1 + words[0]])
+        elif 0 < kind <= abi.MAX_NR_SECCTX:
+            # kind labels follow; the kernel sends one (struct fuse_secctx: size, name, value).
+            (length,) = abi.SECCTX.unpack_from(extensions, start)
+            name, rest = bytes(extensions[start + abi.SECCTX.size : end]).split(b"\0", 1)
+            label = (name, rest[:length])
+        at = end
+    return Caller(uid, gid, pid, groups, label)

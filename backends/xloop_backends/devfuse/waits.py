@@ -88,7 +88,7 @@ class Waits:
         number = 0
         try:
             call()
-        except BaseException as exc:  # whatever it is, the kernel needs a reply
+        except BaseException as exc:  # noqa: BLE001  # whatever it is, the kernel needs a reply
             number = errno_of(exc)
         with self._lock:
             self._calls.pop(unique, None)
