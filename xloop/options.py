@@ -96,9 +96,7 @@ def check(options: MountOptions) -> None:
             "allow_other lets everybody in, root included; allow_root nobody but root: give one of them",
         )
     if options.atime is not None and options.atime not in ATIME_MODES:
-        raise OptionError(
-            f"option 'atime': {options.atime!r} is none of {', '.join(ATIME_MODES)}"
-        )
+        raise OptionError(f"option 'atime': {options.atime!r} is none of {', '.join(ATIME_MODES)}")
     if options.fsname is not None and "\0" in options.fsname:
         # Everything else may stand there: the kernel escapes blanks and newlines in its
         # tables, and a backend escapes what its mount helper would split at.
@@ -190,7 +188,7 @@ def _auto_on_off(text: str) -> bool | None:
 
 #: Every word that -o knows.  The parser and --help are made from it.
 TABLE: Final[tuple[Option, ...]] = (
-    Option("read_only", "Refuse every change, or allow them.", {"rw": False, "ro": True}),
+    Option("read_only", "Allow changes, or refuse every one.", {"rw": False, "ro": True}),
     Option("allow_other", "Let other users in, root included.", {"allow_other": True}),
     Option("allow_root", "Let root in beside you, and nobody else.", {"allow_root": True}),
     Option(

@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: MIT
+"""The command line.
+
+Owns what all commands share: the list of them, how an error looks, and the exit status, which is
+0 when done, 1 when it could not be done, 2 when the command was not understood.  Does not own
+any command: each is a file, and is imported when it is called.
+"""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from typing import NoReturn
+
+import click
+
+from xloop import __version__
+from xloop.errors import XloopError
+from xloop.host import process
+
+__all__ = ["main"]
+
+#: The commands, and the modules of their functions of the same name.
+_COMMANDS = {
+    "mount": "xloop.cli.mount",
+    "umount": "xloop.cli.umount",
+}
+
+_EXAMPLES = """\b
+Examples:
+  xloop mount /usr ~/view            show /usr at ~/view
+  xloop mount -o ro project sandbox  ... and refuse every change
+  xloop umount ~/view                end it
+"""
+
+
+class _Commands(click.Group):
+    """Imports a command when it is called, so that one does not wait for the others."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command: click.Command = getattr(import_module(_COMMANDS[cmd_name]), cmd_name)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
+            from xloop.options import nearest
+
+            ctx.fail(f"there is no command {args[0]!r}{nearest(args[0], _COMMANDS)}")
+        return super().resolve_command(ctx, args)
+
+
+@click.group(
+    cls=_Commands,
+    epilog=_EXAMPLES,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+)
+@click.version_option(__version__, prog_name="xloop", message="%(prog)s %(version)s")
+def _cli() -> None:
+    """Show a directory at another place, through a file system in user space."""
+
+
+def main() -> NoReturn:
+    """Run the command line and exit."""
+    process.keep_standard_descriptors()
+    try:
+        _cli.main(prog_name="xloop")
+    except XloopError as exc:
+        complain(exc)
+        sys.exit(1)
+    sys.exit(0)  # not reached: click exits by itself
+
+
+def complain(exc: XloopError) -> None:
+    """Tell a person what went wrong, and then what to do about it."""
+    click.echo(f"xloop: {exc.why}", err=True)
+    for line in exc.fix.splitlines():
+        click.echo(f"       {line}", err=True)

@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: MIT
+"""The server process of ``xloop mount``.
+
+Owns its birth: by fork, which costs a millisecond where a second interpreter costs as much as the
+whole command may take.  Does not own what it does then (:mod:`xloop.server`) nor what the
+command waits for (:mod:`xloop.starting`).
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from typing import NoReturn
+
+from xloop import mounts
+from xloop.backend import Backend
+from xloop.control import Line
+from xloop.host import process
+from xloop.options import MountOptions
+from xloop.server import build, serve_asker
+from xloop.starting import settle
+
+__all__ = ["serve_in_background"]
+
+
+def serve_in_background(
+    source: str, mountpoint: str, options: MountOptions, backend: Backend
+) -> dict[str, object]:
+    """Mount, served by a process that outlives this one; return its session's status.
+
+    Raises MountError, and then nothing is left: no mount, no process.
+    """
+    before = mounts.read_table()
+    line, other = Line.pair()
+    asker = os.getpid()
+    pid = process.fork()  # no thread has been started yet: a fork copies only the one it is made in
+    if pid == 0:
+        line.drop()
+        _serve(other, asker, source, mountpoint, options, backend)
+    other.drop()
+    _, said = settle(line, _Forked(pid), mountpoint, before)
+    line.say("release")
+    line.drop()
+    status: dict[str, object] = said["status"]
+    return status
+
+
+def _serve(
+    line: Line, asker: int, source: str, mountpoint: str, options: MountOptions, backend: Backend
+) -> NoReturn:
+    status = 1
+    try:
+        process.leave_terminal()
+        # A lock file, a pipe, a terminal of whoever called us would stay open for as long as the
+        # mount lives.  The three standard ones stay until it is ready: they may show an error.
+        process.close_others(line.fileno())
+        status = serve_asker(
+            line,
+            asker,
+            lambda: build(source, (), mountpoint, options),
+            mountpoint,
+            options,
+            backend,
+            on_ready=process.silence,
+        )
+    finally:
+        # Not sys.exit(): what the command would do on its way out is for the parent to do.
+        os._exit(status)
+
+
+class _Forked:
+    """The server as a child: :class:`xloop.starting.ServerProcess`."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self._status: int | None = None
+
+    def wait(self, patience: float | None = None) -> int | None:
+        if self._status is None:
+            self._status = process.wait(self._pid, patience)
+        return self._status
+
+    def signal(self, number: int) -> None:
+        if self._status is None:
+            with suppress(ProcessLookupError):
+                os.kill(self._pid, number)

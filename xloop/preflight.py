@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: MIT
+"""Whether a mount makes sense, asked before it is tried, and whether it came about, asked after.
+
+Owns the checks of source and mountpoint, and the words for what is wrong with them.  Does not
+own whether this machine can mount at all: that is the backend's ``probe()``.
+
+A mountpoint inside the source, the source inside the mountpoint, and both the same are in order:
+a loopback holds its source by a descriptor from before the mount, and a backend refuses what its
+own process asks of its mount (ELOOP).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import threading
+from collections.abc import Sequence
+
+from xloop.errors import MountError
+from xloop.host import mounttable
+from xloop.host.mounttable import MountEntry
+from xloop.mounts import Health, command, containing, health, locate, mount_at, read_table
+
+__all__ = ["check_mountpoint", "check_source", "confirm"]
+
+#: Seconds for a mount that has reported ready to answer its first stat.
+PATIENCE = 30.0
+
+
+def check_source(source: str) -> str:
+    """Return the absolute path of the directory *source*, free of symbolic links."""
+    if not source:
+        raise MountError("source '' does not exist: it is empty")
+    table = read_table()
+    path = locate(source, table)
+    _check_answers(table, path, "source", source)
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        raise MountError(
+            f"source {source!r} does not exist",
+            f"correct the path, or make it: {command(path, program='mkdir')}",
+        ) from None
+    except OSError as exc:
+        raise MountError(
+            f"source {source!r} cannot be used: {exc.strerror}", _whose(table, path, exc)
+        ) from exc
+    if not stat.S_ISDIR(found.st_mode):
+        raise _no_directory("source", source, found.st_mode)
+    if not os.access(path, os.X_OK):
+        raise MountError(f"source {source!r} may not be entered by this user")
+    return os.path.realpath(path)
+
+
+def check_mountpoint(mountpoint: str, *, on_top: bool) -> str:
+    """Return the absolute path of the directory *mountpoint*, free of symbolic links.
+
+    *on_top*: it may be the mountpoint of a user-space file system already.
+    """
+    if not mountpoint:
+        raise MountError("mountpoint '' does not exist: it is empty")
+    table = read_table()
+    path = locate(mountpoint, table)
+    _check_answers(table, path, "mountpoint", mountpoint)
+    entry = mount_at(table, path)
+    if entry is not None and entry.is_fuse and not on_top:
+        what = "a mount of xloop" if entry.fstype == "fuse.xloop" else f"a mount ({entry.fstype})"
+        raise MountError(
+            f"mountpoint {mountpoint!r} is {what} already: it shows {entry.source!r}",
+            f"unmount it: {_unmounting(entry)}\n"
+            "or mount on top of it, as root can: --on-top (in Python: on_top=True)",
+        )
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        raise MountError(
+            f"mountpoint {mountpoint!r} does not exist",
+            f"make it: {command(path, program='mkdir')}",
+        ) from None
+    except OSError as exc:
+        if entry is not None and exc.errno == errno.EACCES:
+            # Another user's mount: it can be covered, and only its owner can look inside.
+            return path
+        raise MountError(f"mountpoint {mountpoint!r} cannot be used: {exc.strerror}") from exc
+    if not stat.S_ISDIR(found.st_mode):
+        raise _no_directory("mountpoint", mountpoint, found.st_mode)
+    return path
+
+
+def confirm(mountpoint: str, before: Sequence[MountEntry]) -> MountEntry:
+    """Return the new mount at *mountpoint*, having seen that it answers.
+
+    *before* is the mount table from before the mount.  To be called by the process that
+    asked for the mount, never by the one that serves it: that would wait for itself.
+    """
+    answer: list[os.stat_result | OSError] = []
+
+    def ask() -> None:
+        try:
+            answer.append(os.stat(mountpoint))
+        except OSError as exc:
+            answer.append(exc)
+
+    # In a thread, so that a file system that hangs on its first request is an error and not a
+    # hang.  The caller ends the server then, which frees the thread.
+    asking = threading.Thread(target=ask, name="xloop-confirm", daemon=True)
+    asking.start()
+    asking.join(PATIENCE)
+    if not answer:
+        raise MountError(f"the mount at {mountpoint!r} was made but does not answer")
+    found = answer[0]
+    if isinstance(found, OSError):
+        raise MountError(
+            f"the mount at {mountpoint!r} was made, but its root cannot be looked at: {found.strerror}",
+            "an Operations must answer getattr for ROOT_INO" if found.errno == errno.ENOSYS else "",
+        )
+    entry = mount_at(read_table(), mountpoint)
+    if (
+        entry is None
+        or entry in before  # all of it: ids and devices of a mount that ended are used again
+        or mounttable.device_of(found.st_dev) != entry.device
+    ):
+        raise MountError(
+            f"the mount at {mountpoint!r} was made, but something else is seen there",
+            "was it unmounted, or covered by another mount, at the same time?",
+        )
+    return entry
+
+
+def _check_answers(table: Sequence[MountEntry], path: str, role: str, said: str) -> None:
+    """Make sure that a stat of *path* will return: it lies in no user-space mount that is stuck."""
+    entry = containing(table, path)
+    if entry is None or not entry.is_fuse:
+        return
+    state = health(path)
+    where = "is" if entry.mountpoint == path else f"lies in {entry.mountpoint!r},"
+    if state is Health.DEAD:
+        raise MountError(
+            f"{role} {said!r} {where} a dead mount ({Health.DEAD.value}): "
+            "its server ended without unmounting it",
+            f"clean it away: {_unmounting(entry)}",
+        )
+    if state is Health.HANGS:
+        raise MountError(
+            f"{role} {said!r} {where} a mount of type {entry.fstype} that does not answer",
+            f"detach it: {_unmounting(entry, lazy=True)}",
+        )
+
+
+def _whose(table: Sequence[MountEntry], path: str, exc: OSError) -> str:
+    """Return what to do about *exc* where the reason is that a mount is its owner's alone."""
+    entry = containing(table, path)
+    if exc.errno != errno.EACCES or entry is None or not entry.is_fuse:
+        return ""
+    return (
+        f"{entry.mountpoint!r} is a mount that only the user who made it may enter, not even root: "
+        "it takes -o allow_other or allow_root to let others in"
+    )
+
+
+def _unmounting(entry: MountEntry, *, lazy: bool = False) -> str:
+    if entry.fstype == "fuse.xloop":
+        return command("umount", *(["--lazy"] if lazy else []), entry.mountpoint)
+    return command("-u", *(["-z"] if lazy else []), entry.mountpoint, program="fusermount3")
+
+
+def _no_directory(role: str, path: str, mode: int) -> MountError:
+    kind = "file" if stat.S_ISREG(mode) else "device, socket or pipe"
+    return MountError(
+        f"{role} {path!r} is a {kind}, not a directory", "xloop mounts directories on directories"
+    )

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: MIT
+"""Which backends there are, and which one a mount uses.
+
+Owns the table of bundled backends, the entry points of other people's, and the choice.  Does
+not own any backend: a module is imported when its backend is wanted, never before.
+
+A distribution adds a backend with an entry point in the group ``xloop.backends``, whose value
+names a class that implements :class:`xloop.backend.Backend`.  It cannot take over the name of a
+bundled one: what ``--backend devfuse`` does must not depend on what else is installed.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Final, cast
+
+from xloop.backend import Availability, Backend
+from xloop.errors import BackendUnavailable
+from xloop.options import nearest
+
+__all__ = ["AUTO", "GROUP", "available", "bundled", "choose", "load"]
+
+#: The name that stands for "the first that works here".
+AUTO: Final = "auto"
+
+#: The entry point group of backends that are not bundled.
+GROUP: Final = "xloop.backends"
+
+#: By sys.platform, best first: the modules whose attribute ``backend`` is the class.
+_BUNDLED: Final[Mapping[str, Mapping[str, str]]] = {
+    "linux": {
+        "devfuse": "xloop_backends.devfuse",
+        "libfuse": "xloop_backends.libfuse",
+        "libfuse3": "xloop_backends.libfuse.three",
+        "libfuse2": "xloop_backends.libfuse.two",
+    },
+    "darwin": {},
+    "win32": {},
+}
+
+
+def bundled() -> Mapping[str, str]:
+    """Return the backends that come with xloop for this system, best first, and their modules."""
+    return _BUNDLED.get(sys.platform, {})
+
+
+def load(name: str) -> Backend:
+    """Return the backend *name*, whether or not it can mount here.
+
+    BackendUnavailable: there is none of that name here, or its module cannot be loaded.
+    """
+    module = bundled().get(name)
+    if module is not None:
+        try:
+            return _made(name, getattr(import_module(module), "backend", None))
+        except ImportError as exc:
+            raise BackendUnavailable(
+                f"backend '{name}' comes with xloop but cannot be loaded: {exc}", "reinstall xloop"
+            ) from exc
+    return _load_foreign(name)
+
+
+def choose(name: str = AUTO) -> Backend:
+    """Return the backend *name*, or with ``"auto"`` the best bundled one that can mount here.
+
+    A backend asked for by name is used or refused, with its own reason; nothing takes its place.
+    """
+    if name == AUTO:
+        return _choose_best()
+    backend = load(name)
+    state = backend.probe()
+    if not state.ok:
+        raise BackendUnavailable(f"backend '{name}' cannot mount here: {state.why}", state.fix)
+    return backend
+
+
+def available() -> dict[str, Availability]:
+    """Return for each bundled backend of this system whether it can mount, and why not."""
+    states = {}
+    for name in bundled():
+        try:
+            states[name] = load(name).probe()
+        except BackendUnavailable as exc:
+            states[name] = Availability(False, exc.why, exc.fix)
+    return states
+
+
+def _choose_best() -> Backend:
+    refusals: list[BackendUnavailable] = []
+    for name in bundled():
+        try:
+            return choose(name)
+        except BackendUnavailable as exc:
+            refusals.append(exc)
+    if not refusals:
+        raise BackendUnavailable(
+            f"xloop has no backend for {sys.platform} yet",
+            "install one that registers itself under the entry point group "
+            f"'{GROUP}', and name it: --backend NAME",
+        )
+    if len(refusals) == 1:
+        raise refusals[0]
+    raise BackendUnavailable(
+        "no backend can mount here: " + "; ".join(refusal.why for refusal in refusals),
+        "\n".join(refusal.fix for refusal in refusals if refusal.fix),
+    )
+
+
+def _load_foreign(name: str) -> Backend:
+    from importlib.metadata import entry_points  # here: reads every installed distribution
+
+    found = {point.name: point for point in entry_points(group=GROUP)}
+    if name not in found:
+        raise _unknown(name, [AUTO, *bundled(), *found])
+    try:
+        return _made(name, found[name].load())
+    except BackendUnavailable:
+        raise
+    except Exception as exc:  # other people's code: whatever it raises, it must not be ours
+        raise BackendUnavailable(
+            f"backend '{name}' ({found[name].value}) cannot be loaded: {type(exc).__name__}: {exc}"
+        ) from exc
+
+
+def _unknown(name: str, names: list[str]) -> BackendUnavailable:
+    for system, table in _BUNDLED.items():
+        if name in table:
+            return BackendUnavailable(
+                f"backend '{name}' is for {system}, this is {sys.platform}",
+                f"here there are: {', '.join(names)}",
+            )
+    return BackendUnavailable(
+        f"there is no backend {name!r}{nearest(name, names)}", f"there are: {', '.join(names)}"
+    )
+
+
+def _made(name: str, factory: object) -> Backend:
+    """Return a new instance of a backend class, having seen that it is one."""
+    wanted = ("name", "probe", "check_options", "mount")
+    missing = [attribute for attribute in wanted if not hasattr(factory, attribute)]
+    if not callable(factory) or (missing and missing != ["name"]):
+        raise BackendUnavailable(
+            f"backend '{name}' is none: {factory!r} lacks {', '.join(missing) or 'a constructor'}",
+            "it must name a class that implements xloop.backend.Backend",
+        )
+    return cast("Callable[[], Backend]", factory)()

@@ -1,0 +1,153 @@
+# SPDX-License-Identifier: MIT
+"""The process that serves a mount for somebody else.
+
+Owns what such a process does from its first line to its exit status, whether it was forked by
+the command line (:func:`serve_asker`) or started afresh by :func:`xloop.mount` (:func:`main`).
+Does not own the mount while it lives: that is :class:`xloop.serving.Service`.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from typing import BinaryIO, NamedTuple
+
+from xloop.backend import Backend
+from xloop.control import Line
+from xloop.errors import MountError, XloopError
+from xloop.host import process
+from xloop.ops import Operations
+from xloop.options import MountOptions
+from xloop.serving import Service
+
+__all__ = ["Factory", "LayerFactory", "Spec", "build", "main", "serve_asker"]
+
+_log = logging.getLogger("xloop")
+
+#: Makes a file system, in the process that serves it.
+Factory = Callable[[], Operations]
+
+#: Puts a layer around a file system; a layer's class is one.
+LayerFactory = Callable[[Operations], Operations]
+
+
+class Spec(NamedTuple):
+    """What a server that was started afresh is told.  Pickled."""
+
+    source: str | Factory
+    layers: tuple[LayerFactory, ...]
+    mountpoint: str
+    options: MountOptions
+    backend: str
+    asker: int  #: process id of the program that asked
+
+
+def build(
+    source: str | Factory,
+    layers: Sequence[LayerFactory],
+    mountpoint: str,
+    options: MountOptions,
+) -> Operations:
+    """Return the stack: a loopback of the path *source*, or what it makes, inside of *layers*."""
+    operations: Operations
+    if isinstance(source, str):
+        from xloop.loopback import Loopback  # here: a file system of one's own needs none
+
+        try:
+            noatime = options.atime == "noatime"
+            operations = Loopback(source, mountpoint=mountpoint, noatime=noatime)
+        except OSError as exc:
+            raise MountError(f"source {source!r} cannot be used: {exc.strerror}") from exc
+    else:
+        operations = _made(source, source())
+    for layer in layers:
+        operations = _made(layer, layer(operations))
+    return operations
+
+
+def _made(factory: object, made: object) -> Operations:
+    if not isinstance(made, Operations):
+        raise MountError(
+            f"{factory!r} returned a {type(made).__name__}, which is no xloop.Operations"
+        )
+    return made
+
+
+def serve_asker(
+    line: Line,
+    asker: int,
+    make: Callable[[], Operations],
+    mountpoint: str,
+    options: MountOptions,
+    backend: Backend,
+    on_ready: Callable[[], None] = lambda: None,
+) -> int:
+    """Serve until the mount is gone; tell the other end of *line* how it goes; return a status.
+
+    The process must be the server's own: its working directory and signals are changed.
+    *on_ready* is called before the other end hears that the mount is ready.
+    """
+    told = False
+
+    def ready() -> None:
+        nonlocal told
+        told = True
+        on_ready()
+        line.say("ready", backend=backend.name, status=service.status())
+
+    try:
+        process.unblock()
+        operations = make()
+        os.chdir("/")  # not before: make() may mean relative paths; not after: it pins a mount
+        service = Service(operations, mountpoint, options, backend, line=line, asker=asker)
+        service.run(ready)
+    except XloopError as exc:
+        if told:
+            _log.error("xloop: %s", exc)
+        else:
+            line.say_failed(exc)
+        return 1
+    except BaseException as exc:  # noqa: BLE001  # there is nobody above who could hear of it
+        _log.exception("the server of %r ends", mountpoint)
+        if not told:
+            line.say_failed(exc)
+        return 1
+    finally:
+        line.close()
+    return 0
+
+
+def main(stream: BinaryIO) -> int:
+    """Serve what the program at the other end of *stream*, a socket, has written into it."""
+    import pickle  # here: a forked server gets nothing pickled
+
+    fd = stream.fileno()
+    os.set_inheritable(fd, False)  # a mount helper must not hold the line
+    line = Line(socket.socket(fileno=fd))
+    try:
+        spec: Spec = pickle.load(stream)
+        from xloop.registry import choose  # here: a spec that cannot be read needs none
+
+        sys.argv = ["xloop-server", spec.mountpoint]
+        backend = choose(spec.backend)
+        backend.check_options(spec.options)
+    except XloopError as exc:
+        line.say_failed(exc)
+        line.close()
+        return 1
+    except Exception as exc:  # noqa: BLE001  # modules of others are imported to read it
+        _log.exception("the server of a mount cannot start")
+        line.say_failed(exc)
+        line.close()
+        return 1
+    return serve_asker(
+        line,
+        spec.asker,
+        lambda: build(spec.source, spec.layers, spec.mountpoint, spec.options),
+        spec.mountpoint,
+        spec.options,
+        backend,
+    )
