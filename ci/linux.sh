@@ -61,6 +61,12 @@ needed() {
 system_packages() {
     "$python" -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3 python3-venv)
     needed fusermount3 fuse3 # mounts for users without privileges
+    ldconfig -p | grep -q 'libfuse\.so\.2' || missing+=(libfuse2) # libfuse 3 comes with fuse3
+    # File systems to be shown.
+    needed bindfs bindfs
+    needed mkfs.btrfs btrfs-progs
+    needed mkfs.ext4 e2fsprogs
+    needed mkfs.xfs xfsprogs
     # Real programs that work inside a mount, and what the contract tests look through.
     needed getfacl acl
     needed getfattr attr
@@ -219,11 +225,20 @@ types() {
 # tests WHO: all tests as root or as the ordinary user.
 #   --require-mount      a backend that must be there fails the tests if it is not, no skip
 #   -p no:cacheprovider  the copy of the checkout is not the ordinary user's to write to
+#   --durations          where the time goes
 #   timeout              no test may take so long; but if the run hangs, the log shall say where
 tests() {
     as "$1" timeout --kill-after=20 900 \
         pytest --require-mount -p no:cacheprovider --basetemp "$work/tmp/pytest-$1" \
-        --color=no 2>&1 | tee "$work/tests-$1.log"
+        --color=no --durations=10 2>&1 | tee "$work/tests-$1.log"
+}
+
+# shown WHO PID: wait for tests in the background, and show what they said.
+shown() {
+    local status=0
+    wait "$2" || status=$?
+    cat "$work/tests-$1.log"
+    return $status
 }
 
 # No mount and no process may be left, whoever made it.  Servers end a moment after their mount.
@@ -257,8 +272,11 @@ if set_up; then
     step "the wheel holds all and only the packages" \
         as root python ci/check_wheel.py "$work"/dist/*.whl
     step "the README's first command" readme
+    # Both at the same time: what tests a file system waits more than it works.
+    tests user >/dev/null &
+    user_tests=$!
     step "tests as root" tests root
-    step "tests as an ordinary user" tests user
+    step "tests as an ordinary user" shown user $user_tests
     step "nothing is left" leftovers
 fi
 

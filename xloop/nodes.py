@@ -18,6 +18,10 @@ descriptor, because nothing could open it again.
 **Closing.**  A :class:`~xloop.host.Descriptor` closes itself when the last thread lets go of it, so
 dropping one here is safe while others are using it.
 
+**A reference must not keep what others delete.**  While one is open on a file, the space of the file
+is not freed.  So those of files are closed when they have not been used for a while
+(:meth:`NodeTable.sweep`).  Directories keep theirs: they hold little, and are needed most.
+
 **Locking.**  One lock guards the maps and the counts.  Reading a node from the map, and a
 node's descriptor, needs none: both are single steps of the interpreter.
 """
@@ -29,7 +33,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable
 from hashlib import blake2b
-from stat import S_IFMT
+from stat import S_IFDIR, S_IFMT
 from typing import ParamSpec, TypeVar
 
 from xloop.host import Descriptor, host
@@ -53,7 +57,7 @@ class Node:
         "born",
         "dev",
         "fd",
-        "fd_is_file",
+        "file",
         "ino",
         "kind",
         "name",
@@ -73,10 +77,11 @@ class Node:
         self.parent = parent
         self.name = name  #: one of its names, the last that was seen
         self.nlookup = 0
-        #: A reference or an open file; None: to be opened when needed.
+        #: A reference; None: to be opened when needed.
         self.fd: Descriptor | None = None
-        #: fd belongs to an open file, and goes when that is released.
-        self.fd_is_file = False
+        #: An open file of the node, while there is one: as good as a reference, and not the
+        #: cache's to close.
+        self.file: Descriptor | None = None
         #: Its last known name was removed through us.
         self.nameless = False
         self.used = False
@@ -96,6 +101,14 @@ def _is(node: Node, attr: Attr) -> bool:
     )
 
 
+def _still(node: Node, attr: Attr) -> bool:
+    """As _is(), where it is known that device and inode number agree.
+
+    A descriptor proves that the number was not used again in between.
+    """
+    return node.fd is not None or node.file is not None or _is(node, attr)
+
+
 class NodeTable:
     """All known nodes.  *budget*: how many descriptors they may hold between them."""
 
@@ -112,6 +125,8 @@ class NodeTable:
         self._next = 2
         # In the order in which they were opened: the hand of the clock is at the front.
         self._cached: dict[int, Node] = {}
+        #: Set while there are references of files, for whoever calls :meth:`sweep`.
+        self.referenced = threading.Event()
         self.get = self._by_ino.get
 
     # -- numbers ------------------------------------------------------------------------
@@ -164,8 +179,7 @@ class NodeTable:
         key = self._key(attr)
         with self._lock:
             node = self._by_identity.get(key)
-            # A live descriptor proves that the number was not used again in between.
-            if node is None or (node.fd is None and not _is(node, attr)):
+            if node is None or not _still(node, attr):
                 node = Node(Ino(self._next), attr, parent, name)
                 self._next += 1
                 self._by_ino[node.ino] = node
@@ -173,8 +187,10 @@ class NodeTable:
             elif node is not self.root:
                 self._named(node, parent, name)
             node.nlookup += 1
-            if fd is not None and node.fd is None:
-                self._adopt(node, fd, pin)
+            if pin:
+                node.file = fd
+            elif fd is not None and node.fd is None:
+                self._adopt(node, fd)
         return node
 
     def _named(self, node: Node, parent: Node, name: bytes) -> None:
@@ -182,15 +198,13 @@ class NodeTable:
         node.name = name
         if node.nameless:
             node.nameless = False
-            if node.fd is not None and not node.fd_is_file:
-                self._cached[node.ino] = node
+            if node.fd is not None:
+                self._adopt(node, node.fd)
 
     def find(self, attr: Attr) -> Node | None:
         """Return the node of the object that *attr* describes, if it is known."""
         node = self._by_identity.get(self._key(attr))
-        if node is None or (node.fd is None and not _is(node, attr)):
-            return None
-        return node
+        return node if node is not None and _still(node, attr) else None
 
     def forget(self, ino: Ino, nlookup: int) -> None:
         """Lower a lookup count; at zero the number is gone for good."""
@@ -214,7 +228,7 @@ class NodeTable:
         if self._by_identity.get(key) is node:
             del self._by_identity[key]
         self._cached.pop(ino, None)
-        node.fd = None
+        node.fd = node.file = None
 
     # -- names --------------------------------------------------------------------------
 
@@ -246,12 +260,15 @@ class NodeTable:
         if fd is not None:
             node.used = True
             return fd
+        fd = node.file
+        if fd is not None:
+            return fd
         # Down from the nearest ancestor that is open.  Not by recursion: a tree may be deeper
         # than the interpreter's stack.
         missing = []
         at: Node | None = node
         while at is not None:
-            fd = at.fd
+            fd = at.fd if at.fd is not None else at.file
             if fd is not None:
                 break
             missing.append(at)
@@ -275,16 +292,15 @@ class NodeTable:
             raise _stale()
         with self._lock:
             if node.fd is None and node.ino in self._by_ino:
-                self._adopt(node, fd, False)
+                self._adopt(node, fd)
         return fd
 
-    def _adopt(self, node: Node, fd: Descriptor, pin: bool) -> None:
+    def _adopt(self, node: Node, fd: Descriptor) -> None:
         node.fd = fd
-        node.fd_is_file = pin
-        if pin:
-            return
         self._cached[node.ino] = node
         node.used = True
+        if not self.referenced.is_set() and node.kind != S_IFDIR:
+            self.referenced.set()
         if len(self._cached) > self.budget:
             self._shrink(self.budget)
 
@@ -301,6 +317,26 @@ class NodeTable:
             else:
                 node.fd = None
 
+    def sweep(self) -> bool:
+        """Close the references of files that were not used since the last sweep.
+
+        Returns whether any are left for the next one.
+        """
+        left = False
+        with self._lock:
+            for ino, node in list(self._cached.items()):
+                if node.kind == S_IFDIR:
+                    continue
+                if node.used:
+                    node.used = False
+                    left = True
+                else:
+                    del self._cached[ino]
+                    node.fd = None
+            if not left:
+                self.referenced.clear()
+        return left
+
     def within_limits(self, call: Callable[P, R], *args: P.args, **kw: P.kwargs) -> R:
         """Do *call*, which opens something; at the limit of the process, make room and repeat it."""
         try:
@@ -315,23 +351,19 @@ class NodeTable:
         return call(*args, **kw)
 
     def pin(self, node: Node, fd: Descriptor) -> None:
-        """An open file's descriptor stands in for one of the node's own while it is open."""
-        with self._lock:
-            if node.fd is None:
-                self._adopt(node, fd, True)
+        """Note an open file of *node*: its descriptor serves where the node has none of its own.
 
-    def unpin(self, node: Node, fd: Descriptor, other: Descriptor | None) -> None:
-        """The open file behind *fd* is being closed; *other* is one that stays open."""
+        The node's own may be closed to stay within the budget, while its name gets lost.
+        """
+        node.file = fd
+
+    def unpin(self, node: Node, other: Descriptor | None) -> None:
+        """An open file of *node* is being closed; *other* is one that stays open, if there is one."""
         with self._lock:
-            if node.fd is not fd:
-                return
-            if other is not None:
-                node.fd = other
-                return
-            node.fd_is_file = False
-            if node.nameless and node.nlookup > 0:
-                # Nothing could open it again, but somebody may still hold it by a descriptor
-                # that the server was never told of (O_PATH).
-                node.fd = host.reopen_ref(fd)
-            else:
-                node.fd = None
+            file = node.file
+            node.file = other
+            if other is None and file is not None and node.fd is None:
+                if node.nameless and node.nlookup > 0:
+                    # Nothing could open it again, but somebody may still hold it by a descriptor
+                    # that the server was never told of (O_PATH).
+                    node.fd = host.reopen_ref(file)

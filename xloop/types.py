@@ -216,8 +216,8 @@ class SetAttr:
         self.size = size  #: bytes
         self.atime = atime
         self.mtime = mtime
-        #: The caller lacks CAP_FSETID: changing the size clears S_ISUID, and S_ISGID where
-        #: the group may execute.
+        #: The caller lacks CAP_FSETID: changing the size clears S_ISUID; and S_ISGID, but where the
+        #: group may not execute only if the caller is not in the group (Linux 6.2).
         self.kill_suidgid = kill_suidgid
 
     @property

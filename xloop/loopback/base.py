@@ -31,6 +31,9 @@ _NOTHING: AbstractContextManager[object] = nullcontext()
 # Descriptors that are left to open files and to the process itself.
 _RESERVE = 256
 
+#: Seconds after which the reference of a file that nobody used meanwhile is closed, twice that at most.
+_SWEEP = 2.0
+
 
 class OpenFile:
     """One open of a regular file."""
@@ -93,23 +96,39 @@ class LoopbackBase(Operations):
         self.kernel_checks = False
         self._noatime = host.O_NOATIME if noatime else 0
         self._impersonates = host.may_act_as_others()
+        self._ended = threading.Event()
+        self._sweeper: threading.Thread | None = None
         # Guards the two maps below; never held during a system call that may wait.
         self._files_lock = threading.Lock()
         #: The open files of each node, by its number.
         self._files: dict[Ino, list[Descriptor]] = {}
+        #: Device -> whether its directories may list what lies on others.
+        self._mixed: dict[int, bool] = {}
         #: Who holds record locks on a node (:mod:`xloop.loopback.locks`).
         self._owners: dict[Ino, dict[int, LockOwner]] = {}
 
     def init(self, *, kernel_checks: bool = False) -> None:
         self.kernel_checks = kernel_checks
+        self._sweeper = threading.Thread(target=self._sweep, name="xloop-sweep", daemon=True)
+        self._sweeper.start()
 
     def destroy(self) -> None:
+        self._ended.set()
+        self.nodes.referenced.set()
+        if self._sweeper is not None:
+            self._sweeper.join()
         for handle in self.handles.values():
             if isinstance(handle, OpenFile):
-                self.nodes.unpin(handle.node, handle.fd, None)
+                self.nodes.unpin(handle.node, None)
         self.handles = HandleTable()
         self._files.clear()
         self._owners.clear()
+
+    def _sweep(self) -> None:
+        """Let go of files that nobody uses, so that deleting them on the source frees their space."""
+        referenced = self.nodes.referenced
+        while referenced.wait() and not self._ended.wait(_SWEEP):
+            self.nodes.sweep()
 
     # -- names --------------------------------------------------------------------------
 

@@ -119,7 +119,7 @@ class Data(Locks):
             other = files[-1] if files else None
             if other is None:
                 del self._files[node.ino]
-            self.nodes.unpin(node, file.fd, other)
+            self.nodes.unpin(node, other)
         self._release_locks(node, handle)
 
     # -- data ---------------------------------------------------------------------------

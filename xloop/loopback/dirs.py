@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator
 
-from xloop.host import host
+from xloop.host import Descriptor, host
 from xloop.loopback.base import LoopbackBase
 from xloop.loopback.streams import DirStream
-from xloop.nodes import Node
 from xloop.types import Caller, DirEntry, Entry, HandleId, Ino, Opened
 
 __all__ = ["Dirs"]
@@ -26,9 +26,8 @@ class Dirs(LoopbackBase):
         self, caller: Caller, ino: Ino, handle: HandleId, offset: int
     ) -> Iterator[DirEntry]:
         stream = self._stream(handle)
-        node = stream.node
         for raw in stream.entries(offset):
-            yield self._shown(node, raw)
+            yield self._shown(stream, raw, None)
 
     def readdirplus(
         self, caller: Caller, ino: Ino, handle: HandleId, offset: int
@@ -47,16 +46,40 @@ class Dirs(LoopbackBase):
                     entry = Entry(child.ino, nodes.shown(attr))
                 except OSError:
                     pass  # gone meanwhile, or not to be searched: the name is listed all the same
-            yield self._shown(node, raw), entry
+            yield self._shown(stream, raw, entry), entry
 
-    def _shown(self, node: Node, raw: DirEntry) -> DirEntry:
+    def _shown(self, stream: DirStream, raw: DirEntry, entry: Entry | None) -> DirEntry:
+        """Return *raw* with the number to show; *entry* is what it was found to be, if it was."""
         nodes = self.nodes
+        node = stream.node
         if node is nodes.root and raw.name == b"..":
             # A mount's root is its own parent; the source's parent is nobody's business.
             return raw._replace(ino=nodes.shown_ino(node.dev, node.st_ino))
+        if entry is not None:
+            ino = entry.attr.ino
+            return raw if raw.ino == ino else raw._replace(ino=ino)
+        if self._is_mixed(node.dev, stream.fd) and raw.name not in (b".", b".."):
+            try:
+                attr = host.statx(stream.fd, raw.name)
+            except OSError:
+                return raw  # gone meanwhile
+            if not stat.S_ISDIR(attr.mode) and attr.dev == node.dev:
+                self._mixed[node.dev] = False
+            return raw._replace(ino=nodes.shown(attr).ino)
         if node.dev == nodes.root_dev:
             return raw
         return raw._replace(ino=nodes.shown_ino(node.dev, raw.ino))
+
+    def _is_mixed(self, dev: int, ref: Descriptor) -> bool:
+        """Whether what a directory of *dev* lists may have other devices than the directory.
+
+        So it is on an overlayfs whose layers lie on several file systems; there a listing alone
+        does not tell which number will be shown.
+        """
+        mixed = self._mixed.get(dev)
+        if mixed is None:
+            mixed = self._mixed[dev] = host.stack_depth(ref) > 0
+        return mixed
 
     def releasedir(self, ino: Ino, handle: HandleId) -> None:
         self.handles.pop(handle)

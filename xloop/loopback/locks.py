@@ -13,6 +13,7 @@ Owns which open file of the source holds a lock for whom.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 
 from xloop.host import Descriptor, host
 from xloop.loopback.base import LockOwner, LoopbackBase, OpenFile
@@ -20,6 +21,8 @@ from xloop.nodes import Node
 from xloop.types import Caller, HandleId, Ino, LockRange
 
 __all__ = ["Locks"]
+
+_END = 2**63 - 1
 
 
 class Locks(LoopbackBase):
@@ -37,10 +40,14 @@ class Locks(LoopbackBase):
         # Readable and writable where that can be had: an owner may take a read lock through one
         # descriptor of its own and a write lock through another, and two open files here would
         # keep each other out.
-        try:
+        with suppress(OSError):
             return self.nodes.within_limits(host.reopen, file.fd, os.O_RDWR)
-        except OSError:
+        try:
             return self.nodes.within_limits(host.reopen, file.fd, file.flags & host.O_ACCMODE)
+        except PermissionError:
+            # It was made with a mode, or given to an owner, that does not let us open it again.  So
+            # its own open file: better than no lock, though all who lock through it are one.
+            return file.fd
 
     def getlk(
         self, caller: Caller, ino: Ino, handle: HandleId, owner: int, lock: LockRange
@@ -82,9 +89,11 @@ class Locks(LoopbackBase):
         with self._files_lock:
             owners = self._owners.get(node.ino)
             if owners is not None:
-                owners.pop(owner, None)
+                gone = owners.pop(owner, None)
                 if not owners:
                     del self._owners[node.ino]
+                if gone is not None and gone.fd in self._files.get(node.ino, ()):
+                    host.setlk(gone.fd, LockRange(host.F_UNLCK, 0, _END), False)
 
     def _release_locks(self, node: Node, handle: HandleId) -> None:
         """*handle* is gone: drop the owners that locked through it and no other."""

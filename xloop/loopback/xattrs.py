@@ -13,6 +13,8 @@ from xloop.types import Caller, Ino
 
 __all__ = ["Xattrs"]
 
+_ACL = b"system.posix_acl_access"
+
 
 class Xattrs(LoopbackBase):
     def getxattr(self, caller: Caller, ino: Ino, name: bytes) -> bytes:
@@ -57,5 +59,11 @@ class Xattrs(LoopbackBase):
             set_id = host.statx(ref).mode & (stat.S_ISUID | stat.S_ISGID)
             if set_id and not self._may_kill(caller, ino, ref):
                 raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+        if name == _ACL and self.kernel_checks and self._loses_set_id(caller, ref):
+            # Whoever is not in the group loses S_ISGID with the ACL.  The kernel tells with a new
+            # ACL (acl_kill_sgid), but not with a removal.
+            with host.without_fsetid(caller):
+                host.removexattr(ref, name)
+            return
         with self._as(caller):
             host.removexattr(ref, name)

@@ -173,9 +173,6 @@ class DescriptorCalls:
     def _write(self, fd: int, data: bytes, offset: int) -> int:
         if not data:
             return 0
-        if self._any(fd).flags & os.O_APPEND:
-            # A kernel says where it believes the end to be; the file system must know better.
-            offset = self._end(fd)
         # What CAP_FSETID is to a kernel is root here.
         kill = self._caller.uid != 0
         where = self._caller, *self._file(fd), offset

@@ -114,14 +114,17 @@ class InProcessTree(DescriptorCalls, Tree):
     # -- life ---------------------------------------------------------------------------
 
     def shut(self) -> None:
-        if not self._is_whole:
-            return
+        if self._is_whole:
+            self.let_go()
+            self.ledger.destroy()
+
+    def let_go(self) -> None:
+        """Close and forget everything, so that the file system has nothing left but its root."""
         for fd in list(self._descriptions):
             self.close(fd)
         for node in self._kept:
             self.ledger.forget(node.ino, 1)
         self._kept.clear()
-        self.ledger.destroy()
 
     def check_balanced(self) -> None:
         """Raise unless all was forgotten and released, and this thread is still itself."""

@@ -29,8 +29,11 @@ __all__ = ["NativeTree"]
 # Through a name of type Any: type checkers that look at this file for another system would not
 # know half of what is in these modules.
 _os: Any = os
-_fcntl: Any = importlib.import_module("fcntl") if os.name == "posix" else None
 _umask_guard = threading.Lock()
+
+
+def _fcntl() -> Any:
+    return importlib.import_module("fcntl")
 
 
 class NativeTree(Tree):
@@ -157,7 +160,7 @@ class NativeTree(Tree):
         return int(_os.copy_file_range(fd_in, fd_out, length, offset_in, offset_out))
 
     def ioctl(self, fd: int, command: int, data: bytes) -> bytes:
-        return bytes(importlib.import_module("fcntl").ioctl(fd, command, data))
+        return bytes(_fcntl().ioctl(fd, command, data))
 
     def poll(self, fd: int, events: int) -> int:
         poller: Any = getattr(select, "poll")()  # noqa: B009  (not on every system)
@@ -291,12 +294,12 @@ class NativeTree(Tree):
     # -- locks --------------------------------------------------------------------------
 
     def flock(self, fd: int, operation: int) -> None:
-        _fcntl.flock(fd, operation)
+        _fcntl().flock(fd, operation)
 
     def getlk(self, fd: int, kind: int, start: int = 0, length: int = 0, ofd: bool = False) -> Held:
         asked = libc.FLOCK.pack(kind, os.SEEK_SET, start, length, 0)
-        command = libc.F_OFD_GETLK if ofd else _fcntl.F_GETLK
-        kind, _, start, length, _ = libc.FLOCK.unpack(_fcntl.fcntl(fd, command, asked))
+        command = libc.F_OFD_GETLK if ofd else _fcntl().F_GETLK
+        kind, _, start, length, _ = libc.FLOCK.unpack(_fcntl().fcntl(fd, command, asked))
         return Held(kind, start, length)
 
     def setlk(
@@ -311,8 +314,8 @@ class NativeTree(Tree):
         if ofd:
             command = libc.F_OFD_SETLKW if wait else libc.F_OFD_SETLK
         else:
-            command = _fcntl.F_SETLKW if wait else _fcntl.F_SETLK
-        _fcntl.fcntl(fd, command, libc.FLOCK.pack(kind, os.SEEK_SET, start, length, 0))
+            command = _fcntl().F_SETLKW if wait else _fcntl().F_SETLK
+        _fcntl().fcntl(fd, command, libc.FLOCK.pack(kind, os.SEEK_SET, start, length, 0))
 
 
 def _become(uid: int, gid: int, groups: tuple[int, ...]) -> None:

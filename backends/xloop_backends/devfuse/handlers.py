@@ -2,7 +2,8 @@
 """Requests of the kernel into operations, and their results into replies: one method an opcode.
 
 Owns the translation.  Does not own what an operation means (:mod:`xloop.ops`), the threads that
-call these methods (:mod:`.session`), nor waiting: a lock that may block is handed to *wait*.
+call these methods (:mod:`.session`), writing (:mod:`.replies`), nor waiting: a lock that may
+block is handed to *wait*.
 
 A reply that the kernel no longer wants (the caller was killed meanwhile: ENOENT) undoes what the
 kernel does not know of: the lookup count of an entry, the handle of an open.
@@ -21,7 +22,6 @@ from xloop.ops import Operations
 from xloop.options import MountOptions
 from xloop.types import (
     NOW,
-    Attr,
     Caller,
     DirEntry,
     Entry,
@@ -36,27 +36,18 @@ from . import abi
 from .abi import Init, Opcode
 from .negotiate import Terms
 from .passthrough import Passthrough
+from .replies import Replies, split_timeout
 
-__all__ = ["Handler", "Handlers", "split_timeout"]
+__all__ = ["Handler", "Handlers"]
 
 T = TypeVar("T")
 
 #: (descriptor that the request came in by, unique, nodeid, caller, body of the request)
 Handler = Callable[[int, int, Ino, Caller, memoryview], None]
 
-_HEADER = abi.OUT_HEADER.size
 _ENTRY_REPLY = abi.ENTRY_REPLY
-_ATTR_REPLY = abi.ATTR_REPLY
 _OPEN_REPLY = abi.OPEN_REPLY
 _CREATE_REPLY = abi.CREATE_REPLY
-_pack_header = abi.OUT_HEADER.pack
-_write = os.write
-
-
-def split_timeout(seconds: float) -> tuple[int, int]:
-    """Return whole seconds and nanoseconds."""
-    whole = int(seconds)
-    return whole, min(int((seconds - whole) * 1_000_000_000), 999_999_999)
 
 
 class Wait(Protocol):
@@ -65,7 +56,7 @@ class Wait(Protocol):
     def __call__(self, fd: int, unique: int, call: Callable[[], None]) -> None: ...
 
 
-class Handlers:
+class Handlers(Replies):
     """The handlers of one connection."""
 
     def __init__(
@@ -77,17 +68,11 @@ class Handlers:
         wait: Wait,
         connection: int,
     ) -> None:
-        self.ops = operations
-        self._connection = connection
+        super().__init__(operations, options, passthrough, connection)
         self.terms = terms
-        self.passthrough = passthrough
-        self._written = passthrough.written if passthrough is not None else frozenset[Ino]()
         self._wait = wait
-        self._entry_timeout = split_timeout(options.entry_timeout)
-        self._attr_timeout = split_timeout(options.attr_timeout)
         self._negative = options.negative_timeout > 0
         self._negative_timeout = split_timeout(options.negative_timeout)
-        self._keep_ids = not terms.has(Init.ALLOW_IDMAP)
 
     def table(self) -> list[Handler | None]:
         """Return the handlers by opcode; None for what this protocol has and we do not."""
@@ -95,71 +80,6 @@ class Handlers:
         for opcode in Opcode:
             table[opcode] = getattr(self, opcode.name.lower(), None)
         return table
-
-    # -- replies ------------------------------------------------------------------------
-
-    def error(self, fd: int, unique: int, number: int) -> bool:
-        return self._send(fd, _pack_header(_HEADER, -number, unique))
-
-    def ok(self, fd: int, unique: int) -> bool:
-        return self._send(fd, _pack_header(_HEADER, 0, unique))
-
-    def _send(self, fd: int, reply: bytes) -> bool:
-        try:
-            _write(fd, reply)
-        except OSError as exc:
-            if exc.errno in (errno.ENOENT, errno.ENODEV, errno.ENOTCONN):
-                return False  # nobody waits for it any more
-            raise
-        return True
-
-    def _send_data(self, fd: int, unique: int, data: bytes | memoryview) -> bool:
-        size = _HEADER + len(data)
-        try:
-            os.writev(fd, (_pack_header(size, 0, unique), data))
-        except OSError as exc:
-            if exc.errno in (errno.ENOENT, errno.ENODEV, errno.ENOTCONN):
-                return False
-            raise
-        return True
-
-    def _notify_attributes(self, ino: Ino) -> None:
-        """Tell the kernel to ask for the attributes of *ino* anew.
-
-        Attributes alone can be dropped at any time: only dropping pages waits for locks that a
-        request for the same inode may hold (fuse_reverse_inval_inode).
-        """
-        size = abi.NOTIFY_INVAL_INODE.size
-        # ENOENT: the kernel does not know the inode, or not any more.
-        self._send(
-            self._connection,
-            abi.NOTIFY_INVAL_INODE.pack(size, abi.NOTIFY_INVAL_INODE_CODE, 0, ino, -1, 0),
-        )
-
-    def _timeouts(self, entry: Entry) -> tuple[int, int, int, int]:
-        name, name_nsec = self._entry_timeout
-        attr, attr_nsec = self._attr_timeout
-        if entry.entry_timeout is not None:
-            name, name_nsec = split_timeout(entry.entry_timeout)
-        if entry.attr_timeout is not None:
-            attr, attr_nsec = split_timeout(entry.attr_timeout)
-        if entry.ino in self._written:
-            attr = attr_nsec = 0
-        return name, attr, name_nsec, attr_nsec
-
-    def _entry(self, fd: int, unique: int, entry: Entry) -> None:
-        ino = entry.ino
-        if not self._send(
-            fd,
-            _ENTRY_REPLY.pack(
-                _ENTRY_REPLY.size, 0, unique, ino, 0, *self._timeouts(entry), *entry.attr[:15], 0
-            ),
-        ):
-            self.ops.forget(ino, 1)
-
-    def _attr(self, fd: int, unique: int, ino: Ino, attr: Attr) -> None:
-        seconds, nsec = (0, 0) if ino in self._written else self._attr_timeout
-        self._send(fd, _ATTR_REPLY.pack(_ATTR_REPLY.size, 0, unique, seconds, nsec, *attr[:15], 0))
 
     # -- nodes --------------------------------------------------------------------------
 

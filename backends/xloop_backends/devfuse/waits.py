@@ -121,10 +121,11 @@ class Waits:
         while True:
             with self._lock:
                 # Under the lock: a thread that has set *done* may be gone, and its id somebody else's.
-                thread = call.thread
-                if call.done.is_set() or thread is None or thread.ident is None:
+                if call.done.is_set():
                     return
-                signal.pthread_kill(thread.ident, WAKE)
+                # Without an ident it is about to start, and gets the next one.
+                if call.thread is not None and call.thread.ident is not None:
+                    signal.pthread_kill(call.thread.ident, WAKE)
             if call.done.wait(_AGAIN):
                 return
 

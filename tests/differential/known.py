@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: MIT
+"""Where a subject may differ from a native directory, each with its reason: :data:`KNOWN`.
+
+Owns nothing but that list and how it is asked.  What is here is a property of the kernel's FUSE client, or
+of the kit's stand-in for a kernel, never of xloop.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from differential.steps import Step
+
+__all__ = ["KNOWN", "Excuse", "Failed", "Known"]
+
+
+class Failed(NamedTuple):
+    """The error that a call ended with."""
+
+    errno: str
+
+
+#: The step, the mount's result and the twin's.
+Applies = Callable[[Step, Any, Any], bool]
+
+
+class Excuse(NamedTuple):
+    """One known difference."""
+
+    why: str
+    #: What a subject must have, all of it: "fuse", "inprocess", "served" (data comes through xloop),
+    #: and the type of the source's file system.
+    tags: frozenset[str]
+    #: Calls that are not made at all.
+    without: frozenset[str] = frozenset()
+    #: The results may differ so; where one side did something, the sequence ends there.
+    applies: Applies | None = None
+    #: Neither side has changed anything then.
+    harmless: bool = False
+    #: Calls that leave a file's mtime as they may: it is set on both sides afterwards.
+    blurs_mtime: frozenset[str] = frozenset()
+    #: Calls after which the mount may have other S_ISUID and S_ISGID: the twin gets them too.
+    clears_set_id: frozenset[str] = frozenset()
+    #: Times (a, m, c) that are not compared, and the types of file for which.
+    times: str = ""
+    types: frozenset[int] = frozenset()
+
+
+def _both_fail(*calls: str) -> Applies:
+    def applies(step: Step, mine: Any, theirs: Any) -> bool:
+        return step.call in calls and isinstance(mine, Failed) and isinstance(theirs, Failed)
+
+    return applies
+
+
+def _denied_later(step: Step, mine: Any, theirs: Any) -> bool:
+    return _both_fail(step.call)(step, mine, theirs) and theirs == Failed("EACCES")
+
+
+def _search_of_dots(step: Step, _: Any, theirs: Any) -> bool:
+    dots = any(isinstance(arg, bytes) and b"/." in arg for arg in step.args)
+    return dots and theirs == Failed("EACCES")
+
+
+KNOWN: list[Excuse] = [
+    Excuse(
+        "fuse_file_fallocate() knows allocate, KEEP_SIZE, PUNCH_HOLE and ZERO_RANGE, and answers "
+        "EOPNOTSUPP to the modes that shift what follows without asking",
+        frozenset({"fuse"}),
+        without=frozenset({"shift"}),
+    ),
+    Excuse(
+        "tmpfs moves no time when a mapping is written to, and what comes back from a mapping of the "
+        "mount is written with a write, which does (with passthrough too, for what has S_ISUID or S_ISGID "
+        "when it is opened)",
+        frozenset({"fuse", "tmpfs"}),
+        blurs_mtime=frozenset({"mmap"}),
+    ),
+    Excuse(
+        "what the kernel has cached it gives without asking (CACHE_SYMLINKS), and FUSE inodes keep no "
+        "access time of their own (S_NOATIME): only the first reading of a link moves it",
+        frozenset({"fuse"}),
+        times="a",
+        types=frozenset({stat.S_IFLNK}),
+    ),
+    Excuse(
+        "the same for the pages of a file whose data comes through xloop: always without passthrough, and "
+        "for what has S_ISUID or S_ISGID when it is opened",
+        frozenset({"fuse"}),
+        times="a",
+        types=frozenset({stat.S_IFREG}),
+    ),
+    Excuse(
+        "a backing file is written with the rights of the server when it was registered, which are without "
+        "CAP_FSETID, but with root's groups: bits that are set while the file is open are cleared by root's "
+        "write too, and S_ISGID without execution for the group, of root's group, by nobody's",
+        frozenset({"fuse", "passthrough"}),
+        clears_set_id=frozenset({"write", "pwrite", "make", "append"}),
+    ),
+    Excuse(
+        "the kernel asks for the same, SETATTR with nothing in it, for a chown(2) with neither owner nor "
+        "group and before a write to a file with set-id bits; while somebody has the file open for "
+        "writing, whoever asks may be about to write",
+        frozenset({"fuse"}),
+        applies=lambda step, mine, theirs: (
+            step.call in ("chown", "lchown", "fchown")
+            and step.args[1:] == (-1, -1)
+            and mine is None
+            and theirs == Failed("EPERM")
+        ),
+        harmless=True,
+    ),
+    Excuse(
+        "fuse_file_fallocate() takes S_ISUID and S_ISGID away before it asks, and so also for a mode that "
+        "the source does not have",
+        frozenset({"fuse"}),
+        clears_set_id=frozenset({"fallocate"}),
+    ),
+    Excuse(
+        "the kit looks at the path before it finds that O_CREAT and O_DIRECTORY exclude each other",
+        frozenset({"inprocess"}),
+        applies=lambda step, mine, theirs: (
+            _both_fail("open")(step, mine, theirs) and bool(step.args[2] & os.O_DIRECTORY)
+        ),
+    ),
+    Excuse(
+        "the kit finds that two ranges overlap before it cuts them off at the end of the file",
+        frozenset({"inprocess"}),
+        applies=lambda step, mine, _: step.call == "copy_file_range" and mine == Failed("EINVAL"),
+    ),
+    Excuse(
+        "the kit looks at descriptors, ranges and names in another order",
+        frozenset({"inprocess"}),
+        applies=_both_fail("copy_file_range", "fallocate", "shift", "rename"),
+    ),
+    Excuse(
+        "the kit refuses to ask for unlocked ranges, which Linux allows for OFD locks",
+        frozenset({"inprocess"}),
+        applies=lambda step, mine, theirs: (
+            step.call == "getlk" and mine == Failed("EINVAL") and step.args[1] == 2
+        ),
+        harmless=True,
+    ),
+    Excuse(
+        "the kit opens a directory with O_RDONLY | O_TRUNC, for which the kernel wants to write",
+        frozenset({"inprocess"}),
+        applies=lambda step, _, theirs: step.call == "open" and theirs == Failed("EISDIR"),
+    ),
+    Excuse(
+        "the kit asks nobody whether a directory may be searched for '.' and '..'",
+        frozenset({"inprocess"}),
+        applies=_search_of_dots,
+    ),
+    Excuse(
+        "where the source checks permissions the kernel asks it by looking names up, and '.' and '..' it does "
+        "not look up (fuse_permission)",
+        frozenset({"fuse", "unchecked"}),
+        applies=_search_of_dots,
+    ),
+    Excuse(
+        "for the same reason it meets what else is wrong with a path before it is refused the search",
+        frozenset({"fuse", "unchecked"}),
+        applies=_denied_later,
+    ),
+    Excuse(
+        "for FS_IOC_GETFLAGS and its like the kernel opens the file once more (fuse_priv_ioctl_prepare), "
+        "and its mode may have changed",
+        frozenset({"fuse", "unchecked"}),
+        applies=lambda step, mine, _: step.call == "inode_flags" and mine == Failed("EACCES"),
+    ),
+    Excuse(
+        "what comes back from a mapping is written by the server, and to an ordinary user's write the "
+        "source's kernel does what it does not do to a mapping",
+        frozenset({"fuse", "unchecked"}),
+        clears_set_id=frozenset({"mmap"}),
+    ),
+    Excuse(
+        "a file whose mode does not let its own owner open it again is locked with the one open file that "
+        "there is, so that two owners of locks who share it do not exclude each other",
+        frozenset({"fuse", "unchecked"}),
+        applies=lambda step, mine, theirs: (
+            (step.call == "setlk" and mine is None and theirs == Failed("EAGAIN"))
+            or (step.call == "getlk" and getattr(mine, "type", None) == 2)
+        ),
+    ),
+    Excuse(
+        "the kit leaves permissions to the source, and looks at names and types before it asks",
+        frozenset({"inprocess"}),
+        applies=lambda step, mine, theirs: (
+            _both_fail(step.call)(step, mine, theirs)
+            and bool({mine.errno, theirs.errno} & {"EACCES", "EPERM"})
+        ),
+    ),
+]
+
+
+class Known:
+    """What of the list concerns a subject with these *tags*."""
+
+    def __init__(self, tags: frozenset[str]) -> None:
+        self._excuses = [excuse for excuse in KNOWN if excuse.tags <= tags]
+        #: How often each was needed.
+        self.used: dict[str, int] = {}
+
+    def allows(self, call: str) -> bool:
+        return not any(call in excuse.without for excuse in self._excuses)
+
+    def excuse(self, step: Step, mine: Any, theirs: Any) -> Excuse | None:
+        """Return what excuses that the results of *step* differ, if anything does."""
+        for excuse in self._excuses:
+            if excuse.applies is not None and excuse.applies(step, mine, theirs):
+                self.used[excuse.why] = self.used.get(excuse.why, 0) + 1
+                return excuse
+        return None
+
+    def blurs_mtime(self, call: str) -> bool:
+        return any(call in excuse.blurs_mtime for excuse in self._excuses)
+
+    def clears_set_id(self, call: str) -> bool:
+        return any(call in excuse.clears_set_id for excuse in self._excuses)
+
+    def ignores_time(self, which: str, kind: int) -> bool:
+        return any(
+            which in excuse.times and (not excuse.types or stat.S_IFMT(kind) in excuse.types)
+            for excuse in self._excuses
+        )

@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: MIT
+"""The mounts and the options of the real-program tests.  Owns no test.
+
+Programs, by the names that Debian's apt-get install wants:
+    acl attr fio fuse3 gcc git libc6-dev make procps python3-venv rsync sqlite3 tar util-linux
+
+    pytest tests/real                       over devfuse
+    pytest tests/real --subject native      without any mount: validates the tests
+    pytest tests/real --full --attack-seconds 30 --scale-files 200000       what a release must pass
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+
+if TYPE_CHECKING:
+    import xloop
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("real", "real programs on real mounts (tests/real)")
+    group.addoption("--subject", default=None, help="backend to test, or 'native' for no mount")
+    group.addoption("--full", action="store_true", default=False, help="all of /usr, and the net")
+    group.addoption("--attack-seconds", type=float, default=None, help="time for each attack: 5")
+    group.addoption("--scale-files", type=int, default=None, help="files of the big tree: 20000")
+
+
+def option(config: pytest.Config, name: str, default: object) -> object:
+    """Return an option of this directory: its default where pytest was pointed elsewhere.
+
+    An option of a conftest below the directories on the command line is not there.
+    """
+    value = config.getoption(name, None)
+    return default if value is None else value
+
+
+class Place(NamedTuple):
+    """A directory and where it is shown; the same twice in a native run."""
+
+    source: Path
+    mnt: Path
+    mount: xloop.Mount | None
+
+    @property
+    def pid(self) -> int | None:
+        return None if self.mount is None else self.mount.pid
+
+
+Show = Callable[..., Place]
+
+
+@pytest.fixture(scope="session")
+def subject(request: pytest.FixtureRequest) -> str:
+    """The backend under test, or "native"."""
+    name = str(option(request.config, "subject", "devfuse"))
+    if name == "native":
+        return name
+    from xloop import registry
+
+    availability = registry.load(name).probe()
+    if not availability.ok:
+        why = f"{name}: {availability.why} ({availability.fix})"
+        if request.config.getoption("--require-mount"):
+            pytest.fail(f"--require-mount: {why}")
+        pytest.skip(why)
+    return name
+
+
+@pytest.fixture(scope="session")
+def full(request: pytest.FixtureRequest) -> bool:
+    return bool(option(request.config, "full", False))
+
+
+@pytest.fixture(scope="session")
+def attack_seconds(request: pytest.FixtureRequest) -> float:
+    return float(str(option(request.config, "attack_seconds", 5.0)))
+
+
+@pytest.fixture(scope="session")
+def scale_files(request: pytest.FixtureRequest) -> int:
+    return int(str(option(request.config, "scale_files", 20_000)))
+
+
+@pytest.fixture
+def work(base: Path) -> Iterator[Path]:
+    """A directory for one test, removed with all that is in it."""
+    path = Path(tempfile.mkdtemp(prefix="real-", dir=base))
+    path.chmod(0o755)
+    yield path
+    # What a test made unreadable too; never into a mount that a failed test left behind.
+    force_unmount(path)
+    subprocess.run(["chmod", "-R", "u+rwx", path], check=False, capture_output=True)
+    shutil.rmtree(path)
+
+
+def mounts_below(top: Path) -> list[tuple[str, str]]:
+    """Return the mountpoints below *top* and the minors of their devices, the deepest first."""
+    found = []
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        fields = line.split()
+        point = fields[4].encode().decode("unicode_escape")
+        if point.startswith(f"{os.path.realpath(top)}/"):
+            found.append((point, fields[2].partition(":")[2]))
+    return sorted(found, reverse=True)
+
+
+def force_unmount(top: Path) -> list[str]:
+    """Unmount whatever is mounted below *top*, hanging or not, and return what was."""
+    umount = ["umount", "-l"] if os.geteuid() == 0 else ["fusermount3", "-uz"]
+    found = mounts_below(top)
+    for point, minor in found:
+        # No signal reaches a program that waits for a server which has its request.
+        with contextlib.suppress(OSError):
+            Path(f"/sys/fs/fuse/connections/{minor}/abort").write_text("1")
+        subprocess.run([*umount, point], check=False, capture_output=True)
+    return [point for point, _ in found]
+
+
+@pytest.fixture
+def show(work: Path, subject: str, request: pytest.FixtureRequest) -> Iterator[Show]:
+    """Return a function that shows a directory somewhere else and takes MountOptions' fields."""
+    mounts: list[xloop.Mount] = []
+
+    def mount(source: Path, **options: object) -> Place:
+        if subject == "native":
+            return Place(source, source, None)
+        import xloop
+
+        mountpoint = work / f"mnt{len(mounts)}"
+        mountpoint.mkdir()
+        made = xloop.mount(source, mountpoint, backend=subject, **options)
+        mounts.append(made)
+        return Place(source, mountpoint, made)
+
+    marker = request.node.get_closest_marker("timeout")
+    # Before pytest gives up, with the whole run: everything that waits for a server fails.
+    hang = threading.Timer((marker.args[0] if marker else 120.0) - 20.0, force_unmount, [work])
+    hang.daemon = True
+    hang.start()
+    try:
+        yield mount
+        for made in reversed(mounts):
+            made.unmount()
+    finally:
+        hang.cancel()
+        left = force_unmount(work)
+    assert not left, f"still mounted after unmount(): {left}"
+
+
+@pytest.fixture
+def place(work: Path, show: Show) -> Place:
+    """An empty directory, shown."""
+    source = work / "source"
+    source.mkdir()
+    return show(source)

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: MIT
+"""A server process that tells its status at any time, and one whose requests get stuck on demand.
+
+Owns both sides: the script that serves, and :class:`Served`, which starts it.  Not a test.
+
+A mount made by :func:`xloop.mount` tells its status once, when it is ready, and then nothing has
+been opened yet.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+__all__ = ["Served"]
+
+
+class Served:
+    """*source* shown at *point*, with fields of MountOptions, by a process of its own.
+
+    *stuck*: every request for a name that begins with "stuck" waits until :meth:`let_go`.
+    """
+
+    def __init__(self, source: Path, point: Path, *, stuck: bool = False, **fields: Any) -> None:
+        self.point = point
+        what = json.dumps([str(source), str(point), stuck, fields])
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, what],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        )
+        self.pid = self._process.pid
+        answer = self._hear()
+        assert answer == "ready", answer
+
+    def _hear(self) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        return json.loads(line) if line else None
+
+    def _ask(self, word: str) -> Any:
+        assert self._process.stdin is not None
+        self._process.stdin.write(word + "\n")
+        return self._hear()
+
+    def status(self) -> dict[str, Any]:
+        """Return what DevFuseSession.status() says now."""
+        found: dict[str, Any] = self._ask("status")
+        return found
+
+    def reads(self) -> int:
+        """Return how often the kernel has asked for data or brought some."""
+        requests = self.status()["requests"]
+        return int(requests.get("READ", 0)) + int(requests.get("WRITE", 0))
+
+    def let_go(self) -> None:
+        self._ask("let go")
+
+    def end(self) -> int:
+        """Unmount, and return the exit status of the server."""
+        if self._process.poll() is None and os.path.ismount(self.point):
+            subprocess.run(["umount", "-l", self.point], check=False)
+        self._process.communicate()
+        return self._process.wait(30)
+
+    def __enter__(self) -> Served:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        exc: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self.let_go()
+        except (OSError, ValueError):
+            pass  # it has ended
+        self.end()
+
+
+def main() -> None:
+    """Be the server: argv tells what, the input what to answer."""
+    from xloop.loopback import Loopback
+    from xloop.options import MountOptions
+    from xloop.types import Caller, Entry, HandleId, Ino
+    from xloop_backends.devfuse import DevFuse
+
+    source, point, stuck, fields = json.loads(sys.argv[1])
+    free = threading.Event()
+
+    class Stuck(Loopback):
+        """Waits in lookup for names that begin with "stuck", and in read for those with "slow"."""
+
+        def lookup(self, caller: Caller, parent: Ino, name: bytes) -> Entry:
+            if name.startswith(b"stuck"):
+                free.wait()
+            return super().lookup(caller, parent, name)
+
+        def read(
+            self, caller: Caller, ino: Ino, handle: HandleId, offset: int, size: int
+        ) -> bytes | memoryview:
+            data = super().read(caller, ino, handle, offset, size)
+            if bytes(data[:4]) == b"slow":
+                free.wait()
+            return data
+
+    os.chdir("/")
+    os.umask(0)
+    operations = (Stuck if stuck else Loopback)(source, mountpoint=point)
+    session = DevFuse().mount(operations, point, MountOptions(**fields))
+
+    def say(what: object) -> None:
+        sys.stdout.write(json.dumps(what) + "\n")
+        sys.stdout.flush()
+
+    def listen() -> None:
+        for line in sys.stdin:
+            if line.startswith("let"):
+                free.set()
+            say(session.status())
+
+    def ready() -> None:
+        threading.Thread(target=listen, daemon=True).start()
+        say("ready")
+
+    session.serve(ready)
+
+
+if __name__ == "__main__":
+    main()
