@@ -94,10 +94,9 @@ readonly work user
 mkdir -m 1777 "$work/tmp"
 mkdir "$work/xloop" "$work/dist"
 
-fuse_mounts() {
-    # "fuse" or "fuse.xloop", never the control file system fusectl.
-    awk '{ for (i = 7; i < NF; i++) if ($i == "-") break }
-         $(i + 1) ~ /^fuse(\.|$)/ { print $5, "(" $(i + 1) " " $(i + 2) ")" }' /proc/self/mountinfo
+# Everything that is mounted in this namespace, by type and place, the innermost first.
+mounts() {
+    awk '{ for (i = 7; $i != "-"; i++) continue; print $(i + 1), $5 }' /proc/self/mountinfo | tac
 }
 
 # Everything that a test starts has the temporary directory in its command line or in its PATH.
@@ -112,17 +111,15 @@ processes() {
     done
 }
 
-fuse_mounts >"$work/mounts-before"
-
 clean_up() {
     local pid rest point
     cd /
     processes | while read -r pid rest; do kill -KILL "$pid"; done 2>/dev/null
-    fuse_mounts | grep -vxFf "$work/mounts-before" | while read -r point rest; do
-        umount -l "$point"
+    mounts | while read -r _ point; do
+        case $point in "$work"/*) umount -l "$(printf %b "$point")" ;; esac
     done 2>/dev/null
     userdel "$user" 2>/dev/null
-    # Never into a mount: it may show a directory that somebody needs.
+    # And never into a mount that is there all the same: it may show what somebody needs.
     rm -rf --one-file-system "$work"
 }
 trap clean_up EXIT
@@ -228,7 +225,7 @@ types() {
 #   --durations          where the time goes
 #   timeout              no test may take so long; but if the run hangs, the log shall say where
 tests() {
-    as "$1" timeout --kill-after=20 900 \
+    as "$1" timeout --kill-after=20 2400 \
         pytest --require-mount -p no:cacheprovider --basetemp "$work/tmp/pytest-$1" \
         --color=no --durations=10 2>&1 | tee "$work/tests-$1.log"
 }
@@ -243,14 +240,14 @@ shown() {
 
 # No mount and no process may be left, whoever made it.  Servers end a moment after their mount.
 leftovers() {
-    local mounts running deadline=$((SECONDS + 5))
+    local mounted running deadline=$((SECONDS + 5))
     while
-        mounts=$(fuse_mounts | grep -vxFf "$work/mounts-before")
+        mounted=$(mounts | grep -vxFf "$work/mounts-before")
         running=$(processes)
-        [ -n "$mounts$running" ]
+        [ -n "$mounted$running" ]
     do
         if [ $SECONDS -ge $deadline ]; then
-            printf 'still mounted: %s\n' "${mounts:-nothing}"
+            printf 'still mounted: %s\n' "${mounted:-nothing}"
             printf 'still running: %s\n' "${running:-nothing}"
             return 1
         fi
@@ -271,6 +268,7 @@ if set_up; then
     step "imports run one way" as root lint-imports --no-cache
     step "the wheel holds all and only the packages" \
         as root python ci/check_wheel.py "$work"/dist/*.whl
+    mounts >"$work/mounts-before"
     step "the README's first command" readme
     # Both at the same time: what tests a file system waits more than it works.
     tests user >/dev/null &

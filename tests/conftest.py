@@ -18,6 +18,7 @@ import gc
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -54,6 +55,10 @@ class Subject:
     options: dict[str, Any] = field(default_factory=dict)
     #: None: always; otherwise the only kind of user for whom it differs from another subject.
     only: str | None = None
+    #: The directory of tests that it is for: a backend that is not exact has no business elsewhere.
+    where: str = ""
+    #: Only when it is named: a backend that is still being measured is no part of every run.
+    asked: bool = False
     variant: str = ""
 
     @property
@@ -80,7 +85,12 @@ SUBJECTS = [
     Subject("devfuse", "devfuse", _FOR_ALL),
     # Without it the kernel reads and writes by itself; an ordinary user never has it.
     Subject("devfuse-served", "devfuse", _FOR_ALL | {"passthrough": False}, only="root"),
+    Subject("libfuse3", "libfuse3", _FOR_ALL, where="contract", asked=True),
+    Subject("libfuse2", "libfuse2", _FOR_ALL, where="contract", asked=True),
+    Subject("refuse", "refuse", _FOR_ALL, where="contract", asked=True),
 ]
+# The backend "refuse" is the tests' own, and is found by its entry point like anybody's.
+sys.path.append(str(HERE / "refuse_backend"))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -108,7 +118,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     wanted = metafunc.config.getoption("--contract-subject")
     kind = "root" if ROOT else "user"
-    subjects = [s for s in SUBJECTS if s.only in (None, kind) and (not wanted or s.name in wanted)]
+    subjects = [
+        s
+        for s in SUBJECTS
+        if s.only in (None, kind) and (s.name in wanted if wanted else not s.asked)
+    ]
+    subjects = [s for s in subjects if metafunc.definition.path.is_relative_to(HERE / s.where)]
     if metafunc.definition.get_closest_marker("mount"):
         subjects = [s for s in subjects if s.backend is not None]
     if metafunc.definition.get_closest_marker("forgetful"):
@@ -123,6 +138,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def known_differences() -> list[dict[str, str]]:
     text = (HERE / "known_differences.toml").read_text()
     return list(tomllib.loads(text).get("difference", []))
+
+
+def _expected(difference: dict[str, str]) -> pytest.MarkDecorator:
+    run = difference.get("run") != "no"
+    return pytest.mark.xfail(strict=True, reason=difference["why"], run=run)
 
 
 def _applies(difference: dict[str, str], item: pytest.Function, source_type: str) -> bool:
@@ -143,7 +163,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for difference in known_differences():
         for item in items:
             if isinstance(item, pytest.Function) and _applies(difference, item, where):
-                item.add_marker(pytest.mark.xfail(strict=True, reason=difference["why"]))
+                item.add_marker(_expected(difference))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -70,7 +70,7 @@ class _Session:
         stage.beat()
         top = b"s%d" % next(_numbers)
         for world in (stage.src, stage.ref):
-            world.tree("me", 0).mkdir(top, 0o755)
+            world.tree("me", 0).mkdir(top, 0o777)
         sides = [world.side(top) for world in (stage.mnt, stage.ref, stage.src)]
         run = Run(*sides, self.known, self.exact_times)
         try:

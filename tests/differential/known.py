@@ -44,6 +44,8 @@ class Excuse(NamedTuple):
     blurs_mtime: frozenset[str] = frozenset()
     #: Calls after which the mount may have other S_ISUID and S_ISGID: the twin gets them too.
     clears_set_id: frozenset[str] = frozenset()
+    #: Calls that are made again on the mount, for a while, if they differ.
+    retried: frozenset[str] = frozenset()
     #: Times (a, m, c) that are not compared, and the types of file for which.
     times: str = ""
     types: frozenset[int] = frozenset()
@@ -134,7 +136,7 @@ KNOWN: list[Excuse] = [
     Excuse(
         "the kit looks at descriptors, ranges and names in another order",
         frozenset({"inprocess"}),
-        applies=_both_fail("copy_file_range", "fallocate", "shift", "rename"),
+        applies=_both_fail("copy_file_range", "fallocate", "shift", "rename", "read"),
     ),
     Excuse(
         "the kit refuses to ask for unlocked ranges, which Linux allows for OFD locks",
@@ -164,6 +166,12 @@ KNOWN: list[Excuse] = [
         "for the same reason it meets what else is wrong with a path before it is refused the search",
         frozenset({"fuse", "unchecked"}),
         applies=_denied_later,
+    ),
+    Excuse(
+        "the kernel tells of a last close only after close(2) has returned (RELEASE goes to the background), and "
+        "so the locks of an open file go a moment late",
+        frozenset({"fuse"}),
+        retried=frozenset({"flock", "setlk", "getlk"}),
     ),
     Excuse(
         "for FS_IOC_GETFLAGS and its like the kernel opens the file once more (fuse_priv_ioctl_prepare), "
@@ -218,6 +226,9 @@ class Known:
 
     def blurs_mtime(self, call: str) -> bool:
         return any(call in excuse.blurs_mtime for excuse in self._excuses)
+
+    def retries(self, call: str) -> bool:
+        return any(call in excuse.retried for excuse in self._excuses)
 
     def clears_set_id(self, call: str) -> bool:
         return any(call in excuse.clears_set_id for excuse in self._excuses)

@@ -263,6 +263,21 @@ def _on_slot(method: str) -> Callable[..., Any]:
     return call
 
 
+def _spare_top(s: Side, st: os.stat_result) -> None:
+    if not s.world.has_kernel and st.st_ino == s.me.lstat(b".").st_ino:
+        raise NotHere("a tree without a kernel stands in its top, and cannot be locked out")
+
+
+def _chmod(s: Side, who: str, path: bytes, mode: int) -> None:
+    _spare_top(s, s.me.stat(s.path(path)))
+    s.tree(who).chmod(s.path(path), mode)
+
+
+def _fchmod(s: Side, who: str, slot: int, mode: int) -> None:
+    _spare_top(s, s.owner((who == "proc", slot)).fstat(s.fd(who, slot)))
+    s.tree(who).fchmod(s.fd(who, slot), mode)
+
+
 def _utime(
     s: Side, who: str, path: bytes, atime: TimeOrNow | None, mtime: TimeOrNow | None, follow: bool
 ) -> None:
@@ -304,10 +319,14 @@ def _rename(s: Side, who: str, old: bytes, new: bytes, flags: int) -> None:
 def _setxattr(
     s: Side, who: str, path: bytes, pair: tuple[bytes, bytes], flags: int, follow: bool
 ) -> None:
+    if pair[0] == b"system.posix_acl_access":
+        _spare_top(s, (s.me.stat if follow else s.me.lstat)(s.path(path)))
     s.tree(who).setxattr(s.path(path), *pair, flags, follow)
 
 
 def _fsetxattr(s: Side, who: str, slot: int, pair: tuple[bytes, bytes], flags: int) -> None:
+    if pair[0] == b"system.posix_acl_access":
+        _spare_top(s, s.owner((who == "proc", slot)).fstat(s.fd(who, slot)))
     s.tree(who).fsetxattr(s.fd(who, slot), *pair, flags)
 
 
@@ -372,9 +391,9 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "seekdir": _seekdir,
     "stat": _stat,
     "access": _on_path("access"),
-    "chmod": _on_path("chmod"),
+    "chmod": _chmod,
     "lchmod": _on_path("lchmod"),
-    "fchmod": _on_slot("fchmod"),
+    "fchmod": _fchmod,
     "chown": _on_path("chown"),
     "lchown": _on_path("lchown"),
     "fchown": _on_slot("fchown"),

@@ -249,7 +249,6 @@ _FOR_PROCESS: Final = {
 
 #: Any part of it begins a sequence: without it most steps would find nothing.
 PRELUDE: Final[tuple[Step, ...]] = (
-    Step("chmod", "me", (b".", 0o777)),
     Step("mkdir", "me", (b"d", 0o777, 0)),
     Step("mkdir", "me", (b"d/e", 0o777, 0)),
     Step("mkdir", "ann", (b"e", 0o777, 0)),

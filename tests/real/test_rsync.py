@@ -44,6 +44,7 @@ def rsync(parts: list[str], excluded: list[str], mnt: Path) -> list[Arg]:
     """Return the command that itemizes every difference between /usr and *mnt*."""
     return [
         *("rsync", "-aHAXn", "--checksum", "--itemize-changes", "--delete", "--relative"),
+        "--modify-window=-1",  # nanoseconds too
         *(f"--exclude={pattern}" for pattern in excluded),
         *(f"{USR}/./{part}" for part in parts),
         f"{mnt}/",

@@ -129,6 +129,8 @@ class Lab:
 
 @pytest.fixture(scope="session")
 def shared_lab(base: Path) -> Iterator[Lab]:
+    if os.geteuid() != 0:
+        pytest.skip("needs root: file systems are made and mounted")
     top = Path(tempfile.mkdtemp(prefix="lab-", dir=base))
     top.chmod(0o755)
     # Mounts here are nobody else's, and do not multiply.
@@ -139,12 +141,6 @@ def shared_lab(base: Path) -> Iterator[Lab]:
     lab.end()
     run("umount", "-l", top)
     shutil.rmtree(top)
-
-
-@pytest.fixture(autouse=True)
-def _root_only() -> None:
-    if os.geteuid() != 0:
-        pytest.skip("needs root: file systems are made and mounted")
 
 
 @pytest.fixture

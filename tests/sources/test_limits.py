@@ -125,16 +125,17 @@ def changes(tree: Tree) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("how", ["bind", "whole"])
-def test_a_source_that_is_read_only_is_erofs(lab: Lab, twins: Twins, how: str) -> None:
+def test_a_source_that_is_read_only_is_erofs(
+    lab: Lab, twins: Twins, eventually: Wait, how: str
+) -> None:
     where = lab.disk("ext4")
     pair = twins(where)
     pair.same(lambda t: t.make(b"f", b"data"))
     pair.same(lambda t: t.mkdir(b"d"))
-    if how == "bind":
-        # The mount through which the server looks, not the file system.
-        run("mount", "-o", "remount,bind,ro", where)
-    else:
-        run("mount", "-o", "remount,ro", where)
+    # The mount through which the server looks, or the whole file system.
+    options = "remount,bind,ro" if how == "bind" else "remount,ro"
+    # The server may still have a file open that was closed just now: busy.
+    assert eventually(lambda: run("mount", "-o", options, where) == "")
     mine, theirs = changes(pair.mnt), changes(pair.ref)
     # access(2) of the kernel looks at the mount that is asked, and that one is not read-only.
     if mine["access to write"] is None:

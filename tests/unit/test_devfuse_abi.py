@@ -8,6 +8,7 @@ or reads the next field.
 from __future__ import annotations
 
 import pytest
+
 from xloop_backends.devfuse import abi
 
 HEADER = 16  # struct fuse_out_header

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import pytest
+
 from xloop.errors import MountError
 from xloop.options import MountOptions
 from xloop_backends.devfuse import abi

@@ -11,7 +11,7 @@ import pytest
 
 TESTS = Path(__file__).parent.parent
 ENTRIES = tomllib.loads((TESTS / "known_differences.toml").read_text()).get("difference", [])
-KEYS = {"test", "subject", "why", "case", "user", "source"}
+KEYS = {"test", "subject", "why", "case", "user", "source", "run"}
 
 
 def _subjects() -> set[str]:

@@ -9,6 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
+
 from xloop.host import host
 from xloop.nodes import Node, NodeTable
 from xloop.types import ROOT_INO, Ino

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: MIT
+"""What passes between us and libfuse as bytes: requests, attributes, prototypes of callbacks.
+
+Owns layouts.  Those that change from one libfuse to the next come from mfusepy; what is added here
+mfusepy lacks or has in a form that costs too much.  Does not own what the bytes are for.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from operator import itemgetter
+from typing import Any, Final, TypeVar
+
+from xloop.errors import errno_of
+from xloop.types import NOW, Attr, TimeOrNow
+
+T = TypeVar("T")
+
+__all__ = [
+    "HEADER",
+    "Buffer",
+    "FuseArgs",
+    "attr_writer",
+    "callback_type",
+    "fill",
+    "times",
+    "until_error",
+]
+
+# linux/fuse.h: struct fuse_in_header.  length, opcode, unique, nodeid, uid, gid, pid
+HEADER: Final = struct.Struct("=IIQQIIII")
+
+# Opcodes that are handled differently according to which of them they come from.
+FORGET, GETATTR, SETATTR, UNLINK, RENAME = 2, 3, 4, 10, 12
+RELEASE, FLUSH, RELEASEDIR, INTERRUPT, DESTROY, BATCH_FORGET, RENAME2 = 18, 25, 29, 36, 38, 42, 45
+
+RENAME_IN: Final = struct.Struct("=Q")  # newdir; then the two names
+RENAME2_IN: Final = struct.Struct("=QII")  # newdir, flags; then the two names
+LINK_IN: Final = struct.Struct("=Q")  # oldnodeid; then the name
+READ_IN: Final = struct.Struct("=QQI")  # fh, offset, size, ...
+IOCTL_IN: Final = struct.Struct("=QIIQII")  # fh, flags, cmd, arg, in_size, out_size
+
+BATCH_FORGET_IN: Final = struct.Struct("=II")  # count, 0; then so many of
+FORGET_ONE: Final = struct.Struct("=QQ")  # nodeid, nlookup
+
+#: Bytes of one readdirplus record before its name; records are multiples of 8.
+DIRENTPLUS_NAME: Final = 152
+
+# linux/fs.h, fuse_common.h
+READDIR_PLUS = 1
+FILL_DIR_PLUS = 2
+
+
+class Buffer(ctypes.Structure):
+    """struct fuse_buf, with room for what newer versions append to it."""
+
+    _fields_ = [
+        ("size", ctypes.c_size_t),
+        ("flags", ctypes.c_int),
+        ("mem", ctypes.c_void_p),
+        ("fd", ctypes.c_int),
+        ("pos", ctypes.c_int64),
+        ("mem_size", ctypes.c_size_t),
+        ("reserved", ctypes.c_uint64 * 8),
+    ]
+
+
+class FuseArgs(ctypes.Structure):
+    """struct fuse_args."""
+
+    _fields_ = [
+        ("argc", ctypes.c_int),
+        ("argv", ctypes.POINTER(ctypes.c_char_p)),
+        ("allocated", ctypes.c_int),
+    ]
+
+    @classmethod
+    def of(cls, words: list[bytes]) -> FuseArgs:
+        args = cls()
+        args.argc = len(words)
+        args.argv = (ctypes.c_char_p * (len(words) + 1))(*words, None)
+        return args
+
+
+def callback_type(prototype: Any) -> Any:
+    """Return *prototype*, a CFUNCTYPE of mfusepy's, with plain addresses for pointers.
+
+    An address is an int; a pointer object costs half a microsecond to make and to look through.
+    """
+    arguments = [
+        ctypes.c_void_p if isinstance(kind, type(ctypes.POINTER(ctypes.c_int))) else kind
+        for kind in prototype._argtypes_
+    ]
+    return ctypes.CFUNCTYPE(prototype._restype_, *arguments)
+
+
+_FROM_ATTR = {
+    "st_ino": "ino",
+    "st_mode": "mode",
+    "st_nlink": "nlink",
+    "st_uid": "uid",
+    "st_gid": "gid",
+    "st_rdev": "rdev",
+    "st_size": "size",
+    "st_blksize": "blksize",
+    "st_blocks": "blocks",
+}
+_FROM_TIMES = {
+    "st_atimespec": ("atime", "atime_nsec"),
+    "st_mtimespec": ("mtime", "mtime_nsec"),
+    "st_ctimespec": ("ctime", "ctime_nsec"),
+    "st_birthtimespec": ("btime", "btime_nsec"),
+}
+_UNSIGNED = {2: "H", 4: "I", 8: "Q"}
+_SIGNED = {4: "i", 8: "q"}
+
+
+def attr_writer(c_stat: type[ctypes.Structure]) -> Callable[[int, Attr], None]:
+    """Return a function that writes an Attr to an address as the ``struct stat`` of this system.
+
+    *c_stat* is mfusepy's or refuse's description of it.  Assigning its fields one by one takes ten
+    times as long as packing them.
+    """
+    layout = ["="]
+    picked: list[int] = []
+    at = 0
+    for name, *_ in c_stat._fields_:
+        field = getattr(c_stat, name)
+        layout.append(f"{field.offset - at}x")
+        at = field.offset + field.size
+        if name in _FROM_ATTR:
+            layout.append(_UNSIGNED[field.size])
+            picked.append(Attr._fields.index(_FROM_ATTR[name]))
+        elif name in _FROM_TIMES:
+            layout.append(_SIGNED[field.size // 2] * 2)
+            picked += [Attr._fields.index(part) for part in _FROM_TIMES[name]]
+        else:
+            layout.append(f"{field.size}x")
+    layout.append(f"{ctypes.sizeof(c_stat) - at}x")
+    pack = struct.Struct("".join(layout)).pack
+    pick = itemgetter(*picked)
+    size = ctypes.sizeof(c_stat)
+    move = ctypes.memmove
+
+    def write(address: int, attr: Attr) -> None:
+        move(address, pack(*pick(attr)), size)
+
+    return write
+
+
+def times(address: int | None, pair: type[ctypes.Structure]) -> list[TimeOrNow | None]:
+    """Return the two times at *address* (struct timespec[2]); without one it is now, twice."""
+    if not address:
+        return [NOW, NOW]
+    both: Any = pair.from_address(address)
+    found: list[TimeOrNow | None] = []
+    for spec in (both.actime, both.modtime):
+        # UTIME_NOW and UTIME_OMIT on Linux and the BSDs, and on macOS and FreeBSD.
+        if spec.tv_nsec in ((1 << 30) - 1, -1):
+            found.append(NOW)
+        elif spec.tv_nsec in ((1 << 30) - 2, -2):
+            found.append(None)
+        else:
+            found.append(spec.tv_sec * 1_000_000_000 + spec.tv_nsec)
+    return found
+
+
+def fill(value: bytes, buffer: int | None, size: int) -> int:
+    """Answer an xattr call: the size alone, or the value if it fits."""
+    if not size or not buffer:
+        return len(value)
+    if len(value) > size:
+        return -errno.ERANGE
+    ctypes.memmove(buffer, value, len(value))
+    return len(value)
+
+
+def until_error(entries: Iterable[T]) -> Iterator[T]:
+    """Yield *entries*; an error after the first is left for the next call to meet again."""
+    some = False
+    try:
+        for entry in entries:
+            yield entry
+            some = True
+    except Exception as exc:
+        if not some:
+            raise
+        errno_of(exc)  # logs what is a bug

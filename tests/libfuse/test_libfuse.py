@@ -1,0 +1,482 @@
+# SPDX-License-Identifier: MIT
+"""The backends over libfuse as such: what they refuse, how they fail, how they end.
+
+What a mount does is for the contract tests.  Mounts are made in processes of their own: one process has
+one mfusepy, and that one library.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import xloop
+from xloop import mounts, registry
+from xloop.errors import BackendUnavailable, MountError, OptionError
+from xloop.options import MountOptions
+
+BOTH = ["libfuse3", "libfuse2"]
+ROOT = os.geteuid() == 0
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> tuple[str, str]:
+    source, mountpoint = tmp_path / "source", tmp_path / "mnt"
+    source.mkdir()
+    mountpoint.mkdir()
+    return str(source), str(mountpoint)
+
+
+@pytest.fixture
+def backend(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> str:
+    name = str(request.param)
+    state = registry.load(name).probe()
+    if not state.ok:
+        if pytestconfig.getoption("--require-mount", default=False):
+            pytest.fail(f"--require-mount: {name}: {state.why} ({state.fix})")
+        pytest.skip(f"{name}: {state.why}")
+    return name
+
+
+each = pytest.mark.parametrize("backend", BOTH, indirect=True)
+
+
+@contextlib.contextmanager
+def mounted(places: tuple[str, str], backend: str, **options: Any) -> Iterator[tuple[str, str]]:
+    with xloop.mount(*places, backend=backend, **options):
+        yield places
+
+
+def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a program of Python in which this interpreter's modules are found."""
+    start = f"import sys; sys.path[:] = {sys.path!r}\n"
+    return subprocess.run(
+        [sys.executable, "-c", start + textwrap.dedent(program), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+# -- choosing -------------------------------------------------------------------------------
+
+
+def test_the_plain_name_prefers_version_3() -> None:
+    from xloop_backends.libfuse import Libfuse, Libfuse2, Libfuse3
+
+    assert Libfuse.versions == (3, 2)
+    assert Libfuse3.versions == (3,)
+    assert Libfuse2.versions == (2,)
+    assert [registry.load(n).name for n in ("libfuse", *BOTH)] == ["libfuse", *BOTH]
+
+
+def test_auto_asks_devfuse_first() -> None:
+    names = list(registry.bundled())
+    assert names[0] == "devfuse"
+    assert names.index("libfuse") < names.index("libfuse3")
+
+
+@pytest.mark.parametrize("name", ["libfuse", *BOTH])
+def test_a_library_that_is_missing_is_named_and_nothing_takes_its_place(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from xloop_backends.libfuse import library
+
+    monkeypatch.setattr(library, "find", lambda major: None)
+    with pytest.raises(BackendUnavailable) as info:
+        registry.choose(name)
+    version = 2 if name == "libfuse2" else 3
+    assert (
+        info.value.why == f"backend '{name}' cannot mount here: libfuse {version} is not installed"
+    )
+    assert info.value.fix == f"install it: apt-get install {library.PACKAGES[version]}"
+
+
+def test_version_2_is_used_where_3_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from xloop.backend import Availability
+    from xloop_backends.libfuse import Libfuse, mounting
+
+    states = {3: Availability(False, "no 3"), 2: Availability(True)}
+    monkeypatch.setattr(mounting, "probe", states.__getitem__)
+    assert Libfuse().probe().ok
+    states[2] = Availability(False, "no 2")
+    assert Libfuse().probe().why == "no 3"
+
+
+def test_the_environment_names_a_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    from xloop_backends.libfuse import library
+
+    if (found := library.find(3)) is None:
+        pytest.skip("libfuse 3 is not installed")
+    monkeypatch.setenv("FUSE_LIBRARY_PATH", found)
+    assert library.find(3) == found
+    assert library.find(2) != found  # it is no libfuse 2, whatever the environment says
+    monkeypatch.setenv("FUSE_LIBRARY_PATH", "/no/such/library.so")
+    assert library.find(3) == found
+
+
+def test_a_process_has_one_library() -> None:
+    from xloop_backends.libfuse import library
+
+    if library.find(2) is None or library.find(3) is None:
+        pytest.skip("libfuse 2 and libfuse 3 are not both installed")
+    done = run("""
+        from xloop.errors import BackendUnavailable
+        from xloop_backends.libfuse.library import load
+        assert load(3).fuse_version_major == 3
+        try:
+            load(2)
+        except BackendUnavailable as exc:
+            print(exc.why)
+    """)
+    assert done.stdout == "mfusepy is bound to libfuse 3 in this process already\n", done.stderr
+
+
+def test_probing_imports_no_mfusepy() -> None:
+    done = run("""
+        from xloop import registry
+        registry.load("libfuse").probe()
+        sys.exit("mfusepy" in sys.modules)
+    """)
+    assert done.returncode == 0, done.stderr
+
+
+# -- options and failures -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"passthrough": True}, {"atime": "relatime"}, {"atime": "strictatime"}, {"nodiratime": True}],
+)
+def test_what_libfuse_cannot_do_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(OptionError) as info:
+        registry.load("libfuse").check_options(MountOptions(**options))
+    assert info.value.fix
+
+
+@each
+@pytest.mark.mount
+def test_the_library_s_own_words_say_why_a_mount_failed(
+    backend: str, places: tuple[str, str]
+) -> None:
+    done = run(
+        """
+        import xloop
+        from xloop.errors import MountError
+        from xloop.options import MountOptions
+        from xloop import registry
+        chosen = registry.load(sys.argv[1])
+        try:
+            chosen.mount(xloop.Loopback(sys.argv[2]), sys.argv[3], MountOptions())
+        except MountError as exc:
+            print(exc.why)
+        """,
+        backend,
+        places[0],
+        "/no/such/place",
+    )
+    assert "'/no/such/place' cannot be mounted on: " in done.stdout, done.stderr
+    assert "No such file or directory" in done.stdout
+    assert not done.stderr, "what the library printed is in the error, and nowhere else"
+
+
+@each
+@pytest.mark.mount
+def test_names_with_commas_and_backslashes_show_as_they_are(
+    backend: str, places: tuple[str, str]
+) -> None:
+    with mounted(places, backend, fsname="a,b\\c d"):
+        entry = mounts.mount_at(mounts.read_table(), places[1])
+        assert entry is not None
+        assert (entry.fstype, entry.source) == ("fuse.xloop", "a,b\\c d")
+
+
+@each
+@pytest.mark.mount
+def test_status_tells_what_was_agreed_on(backend: str, places: tuple[str, str]) -> None:
+    done = run(
+        """
+        import threading, xloop
+        from xloop import registry
+        from xloop.options import MountOptions
+        session = registry.load(sys.argv[1]).mount(
+            xloop.Loopback(sys.argv[2]), sys.argv[3], MountOptions())
+        ready = threading.Event()
+        thread = threading.Thread(target=session.serve, args=(ready.set,))
+        thread.start()
+        ready.wait(20)
+        status = session.status()
+        session.unmount()
+        thread.join(20)
+        print(status["backend"], status["version"], sorted(status["granted"])[:2], thread.is_alive())
+        """,
+        backend,
+        *places,
+    )
+    name, version, *rest = done.stdout.split(" ", 2)
+    assert name == backend, done.stderr
+    assert version.startswith(backend[-1])
+    assert rest[0].endswith("False\n")
+
+
+# -- the end --------------------------------------------------------------------------------
+
+
+@each
+@pytest.mark.mount
+def test_a_mount_that_is_cut_off_ends_whatever_it_is_doing(
+    backend: str, places: tuple[str, str]
+) -> None:
+    done = run(
+        """
+        import errno, fcntl, os, subprocess, threading, time, xloop
+        from xloop import registry
+        from xloop.options import MountOptions
+        name, source, mnt = sys.argv[1:]
+        open(source + "/f", "w").close()
+        session = registry.load(name).mount(xloop.Loopback(source), mnt, MountOptions())
+        ready = threading.Event()
+        thread = threading.Thread(target=session.serve, args=(ready.set,))
+        thread.start()
+        ready.wait(20)
+        # One that holds a lock on the source, and one that waits for it through the mount.
+        held = open(source + "/f", "r+")
+        fcntl.flock(held, fcntl.LOCK_EX)
+        program = "import fcntl, sys; f = open(sys.argv[1], 'r+'); fcntl.flock(f, fcntl.LOCK_EX)"
+        waiter = subprocess.Popen([sys.executable, "-c", program, mnt + "/f"],
+                                  stderr=subprocess.DEVNULL)
+        while not session.status()["waiting locks"]:
+            time.sleep(0.01)
+        session.abort()
+        thread.join(20)
+        waiter.wait(20)
+        print(thread.is_alive(), waiter.returncode != 0, os.path.ismount(mnt))
+        """,
+        backend,
+        *places,
+    )
+    assert done.stdout == "False True False\n", done.stderr
+
+
+@each
+@pytest.mark.mount
+def test_more_may_wait_for_a_lock_than_there_are_threads(
+    backend: str, places: tuple[str, str]
+) -> None:
+    import fcntl
+
+    Path(places[0], "f").touch()
+    program = "import fcntl, sys; f = open(sys.argv[1], 'r+'); fcntl.flock(f, fcntl.LOCK_EX)"
+    with mounted(places, backend, max_threads=2) as (_, mnt):
+        with open(mnt + "/f", "r+") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)
+            waiters = [
+                subprocess.Popen([sys.executable, "-c", program, mnt + "/f"]) for _ in range(6)
+            ]
+            for _ in range(50):
+                assert os.listdir(mnt) == ["f"]
+            fcntl.flock(held, fcntl.LOCK_UN)
+        assert [waiter.wait(30) for waiter in waiters] == [0] * 6
+
+
+@pytest.mark.parametrize("backend", ["libfuse3"], indirect=True)
+@pytest.mark.mount
+def test_the_kernel_is_made_to_forget_a_path(backend: str, places: tuple[str, str]) -> None:
+    done = run(
+        """
+        import os, subprocess, threading, xloop
+        from xloop import registry
+        from xloop.options import MountOptions
+        name, source, mnt = sys.argv[1:]
+        open(source + "/f", "w").close()
+        options = MountOptions(attr_timeout=3600, entry_timeout=3600)
+        session = registry.load(name).mount(xloop.Loopback(source), mnt, options)
+        ready = threading.Event()
+        thread = threading.Thread(target=session.serve, args=(ready.set,))
+        thread.start()
+        ready.wait(20)
+        def size():
+            return int(subprocess.check_output(["stat", "-c", "%s", mnt + "/f"]))
+        # Somebody who has it open: else the kernel may drop what it knows for want of memory.
+        holder = subprocess.Popen(["sh", "-c", "exec sleep 60 <" + mnt + "/f"])
+        seen = [size()]
+        with open(source + "/f", "w") as f:
+            f.write("12345")
+        seen.append(size())
+        session.invalidate(b"/f")
+        seen.append(size())
+        try:
+            session.invalidate(b"/nobody/asked/for/it")
+        except FileNotFoundError:
+            seen.append("ENOENT")
+        holder.kill()
+        holder.wait()
+        session.unmount()
+        thread.join(20)
+        print(seen)
+        """,
+        backend,
+        *places,
+    )
+    assert done.stdout == "[0, 0, 5, 'ENOENT']\n", done.stderr
+
+
+# -- what only the path-based interface can get wrong ----------------------------------------
+
+
+@each
+@pytest.mark.mount
+def test_an_open_file_that_is_removed_leaves_no_hidden_name(
+    backend: str, places: tuple[str, str]
+) -> None:
+    with mounted(places, backend) as (source, mnt):
+        os.mkdir(mnt + "/d")
+        with open(mnt + "/d/f", "w+b") as f:
+            f.write(b"data")
+            f.flush()
+            os.unlink(mnt + "/d/f")
+            assert os.listdir(mnt + "/d") == os.listdir(source + "/d") == []
+            assert os.fstat(f.fileno()).st_nlink == 0
+            os.fchmod(f.fileno(), 0o600)
+            os.ftruncate(f.fileno(), 2)
+            assert os.fstat(f.fileno()).st_size == 2
+            os.rmdir(mnt + "/d")
+            assert os.pread(f.fileno(), 9, 0) == b"da"
+        assert os.listdir(source) == []
+
+
+@each
+@pytest.mark.mount
+def test_a_user_s_own_hidden_names_are_ordinary_names(
+    backend: str, places: tuple[str, str]
+) -> None:
+    name = "/.fuse_hidden0000000200000001"
+    with mounted(places, backend) as (source, mnt), open(mnt + "/f", "w"):
+        os.rename(mnt + "/f", mnt + name)
+        assert os.listdir(source) == [name[1:]]
+        os.rename(mnt + name, mnt + "/g")
+        assert os.listdir(source) == ["g"]
+
+
+@each
+@pytest.mark.mount
+def test_a_file_that_is_replaced_while_open_is_there_all_the_time(
+    backend: str, places: tuple[str, str]
+) -> None:
+    with mounted(places, backend) as (source, mnt):
+        Path(mnt, "f").write_bytes(b"old")
+        with open(mnt + "/f", "rb") as old:
+            Path(mnt, "new").write_bytes(b"new!")
+            os.rename(mnt + "/new", mnt + "/f")
+            assert os.listdir(source) == ["f"]
+            assert (os.fstat(old.fileno()).st_nlink, old.read()) == (0, b"old")
+        assert Path(mnt, "f").read_bytes() == b"new!"
+
+
+@pytest.mark.parametrize("backend", ["libfuse3"], indirect=True)
+@pytest.mark.mount
+def test_what_is_changed_by_one_name_shows_under_another_at_once(
+    backend: str, places: tuple[str, str]
+) -> None:
+    with mounted(places, backend, attr_timeout=3600, entry_timeout=3600) as (_, mnt):
+        Path(mnt, "a").write_bytes(b"one")
+        assert os.stat(mnt + "/a").st_nlink == 1
+        os.link(mnt + "/a", mnt + "/b")
+        assert os.stat(mnt + "/a").st_nlink == os.stat(mnt + "/b").st_nlink == 2
+        os.chmod(mnt + "/b", 0o600)
+        assert os.stat(mnt + "/a").st_mode & 0o777 == 0o600
+        with open(mnt + "/b", "ab") as f:
+            f.write(b" more")
+        assert Path(mnt, "a").read_bytes() == b"one more"
+        os.unlink(mnt + "/b")
+        assert os.stat(mnt + "/a").st_nlink == 1
+
+
+@each
+@pytest.mark.mount
+def test_the_wrong_file_is_never_changed(backend: str, places: tuple[str, str]) -> None:
+    # The name leads to another file by now, and the library knows names only.
+    with mounted(places, backend) as (source, mnt):
+        Path(mnt, "f").touch(0o644)
+        with open(mnt + "/f", "r+b") as f:
+            Path(source, "g").touch(0o640)
+            os.rename(source + "/g", source + "/f")
+            with contextlib.suppress(OSError):
+                os.fchmod(f.fileno(), 0o777)
+            assert os.stat(source + "/f").st_mode & 0o777 == 0o640
+
+
+# -- the layout of what passes between us and the library --------------------------------------
+
+
+def _mfusepy() -> Any:
+    try:
+        return importlib.import_module("mfusepy")
+    except OSError as exc:
+        pytest.skip(f"mfusepy finds no libfuse: {exc}")
+
+
+def test_attributes_are_written_where_struct_stat_has_them() -> None:
+    import ctypes
+
+    mfusepy = _mfusepy()
+    from xloop.types import Attr
+    from xloop_backends.libfuse.abi import attr_writer
+
+    attr = Attr._make([*range(1, 16), 99, 0, 0, False])
+    st = mfusepy.c_stat()
+    ctypes.memset(ctypes.addressof(st), 0xFF, ctypes.sizeof(st))
+    attr_writer(mfusepy.c_stat)(ctypes.addressof(st), attr)
+    names = ("ino", "size", "blocks", "mode", "nlink", "uid", "gid", "rdev", "blksize")
+    for name in names:
+        assert getattr(st, f"st_{name}") == getattr(attr, name), name
+    for kind in "amc":
+        spec = getattr(st, f"st_{kind}timespec")
+        assert (spec.tv_sec, spec.tv_nsec) == (
+            getattr(attr, f"{kind}time"),
+            getattr(attr, f"{kind}time_nsec"),
+        )
+
+
+def test_before_the_epoch_is_a_time_too() -> None:
+    import ctypes
+
+    mfusepy = _mfusepy()
+    from xloop.types import NOW, Attr
+    from xloop_backends.libfuse.abi import attr_writer, times
+
+    st = mfusepy.c_stat()
+    attr_writer(mfusepy.c_stat)(ctypes.addressof(st), Attr.make(0o100644)._replace(mtime=-5))
+    assert st.st_mtimespec.tv_sec == -5
+    pair = mfusepy.c_utimbuf()
+    pair.actime.tv_sec, pair.actime.tv_nsec = -1, 999_999_999
+    pair.modtime.tv_nsec = (1 << 30) - 2
+    assert times(ctypes.addressof(pair), mfusepy.c_utimbuf) == [-1, None]
+    pair.actime.tv_nsec = (1 << 30) - 1
+    assert times(ctypes.addressof(pair), mfusepy.c_utimbuf)[0] is NOW
+    assert times(None, mfusepy.c_utimbuf) == [NOW, NOW]
+
+
+def test_a_mount_error_has_words_and_a_way_out() -> None:
+    from xloop_backends.libfuse.mounting import refused
+
+    error = refused(
+        "fusermount3: option allow_other only allowed if 'user_allow_other' is set "
+        "in /etc/fuse.conf",
+        "/m",
+        3,
+    )
+    assert isinstance(error, MountError)
+    assert error.why.startswith("'/m' cannot be mounted on: option allow_other only allowed")
+    assert "/etc/fuse.conf" in error.fix
+    assert refused("", "/m", 2).why == "'/m' cannot be mounted on: libfuse 2 failed without a word"
