@@ -167,6 +167,10 @@ class _Kernel(InProcessTree):
     def _walk(self) -> Walk:
         return _Remembering(self.ledger, self._caller, self._top, self._kept)
 
+    def write(self, fd: int, data: bytes) -> int:
+        # Nothing written moves nothing, be it to the end.
+        return super().write(fd, data) if data else self.pwrite(fd, data, 0)
+
     def _write(self, fd: int, data: bytes, offset: int) -> int:
         held = self._any(fd)
         if not data or not held.flags & os.O_APPEND:

@@ -14,7 +14,7 @@ from differential.planted import PLANTED
 from differential.subjects import ROOT, SUBJECTS
 
 #: It takes other users, who see and own things that are not the server's.
-_FOR_ROOT = {"TruncatesByName", "SetIdSurvives"}
+_FOR_ROOT = {"TruncatesByName", "SetIdSurvives", "SetIdSurvivesChown", "StaleNameAfterRename"}
 #: Steps.  Each was found within a tenth of it.
 _ENOUGH = 20000
 

@@ -464,6 +464,8 @@ def main(arguments: list[str]) -> None:
         swapper = Swapper(top, os.getpid())
         signal.signal(signal.SIGTERM, swapper.stop)
         swapper.run(float(seconds))
+        # While Python ends, the handler is gone and the signal would kill.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         print(json.dumps({"swaps": swapper.swaps}))
     else:
         witness = Witness(rest[0])

@@ -81,9 +81,12 @@ def counted(work: Path, subject: str) -> Iterator[Counted]:
     except subprocess.TimeoutExpired:
         server.send_signal(signal.SIGUSR2)  # it says on stderr where its threads are
         time.sleep(1)
+        still = mounts_below(work)
         server.kill()
-        pytest.fail("the server does not end")
-    server.stdout.close()
+        server.wait()
+        pytest.fail(f"the server does not end; mounted: {still}")
+    finally:
+        server.stdout.close()
     assert mounts_below(work) == []
 
 
