@@ -240,14 +240,13 @@ class NodeTable:
     def removed(self, node: Node, parent: Node, name: bytes, *, last: bool) -> None:
         """Note that *name* in *parent*, which was *node*, is gone; *last*: and was its only name.
 
-        The caller made sure, before, that the node has a descriptor (:meth:`ref`).  If it has
-        other names the cache may still close that: a lookup will find it again.
+        The caller made sure, before, that the node has a descriptor (:meth:`ref`).  It keeps that
+        until it is forgotten or found under another name: it may be in use without one (O_PATH).
         """
         with self._lock:
             if last or (node.parent is parent and node.name == name):
                 node.nameless = True
-                if last:
-                    self._cached.pop(node.ino, None)
+                self._cached.pop(node.ino, None)
 
     # -- descriptors --------------------------------------------------------------------
 

@@ -58,6 +58,11 @@ def _both_fail(*calls: str) -> Applies:
     return applies
 
 
+def _chown_to_nobody(step: Step, mine: Any, theirs: Any) -> bool:
+    nobody = step.call in ("chown", "lchown", "fchown") and step.args[1:] == (-1, -1)
+    return nobody and mine is None and theirs == Failed("EPERM")
+
+
 def _denied_later(step: Step, mine: Any, theirs: Any) -> bool:
     return _both_fail(step.call)(step, mine, theirs) and theirs == Failed("EACCES")
 
@@ -96,6 +101,14 @@ KNOWN: list[Excuse] = [
         types=frozenset({stat.S_IFREG}),
     ),
     Excuse(
+        "tmpfs makes a page of a hole that is read through a mapping, and SEEK_DATA finds it; what the mount "
+        "maps are pages of its own",
+        frozenset({"fuse", "tmpfs"}),
+        applies=lambda step, mine, theirs: (
+            step.call == "lseek" and step.args[2] in (3, 4) and mine != theirs
+        ),
+    ),
+    Excuse(
         "a backing file is written with the rights of the server when it was registered, which are without "
         "CAP_FSETID, but with root's groups: bits that are set while the file is open are cleared by root's "
         "write too, and S_ISGID without execution for the group, of root's group, by nobody's",
@@ -107,12 +120,7 @@ KNOWN: list[Excuse] = [
         "group and before a write to a file with set-id bits; while somebody has the file open for "
         "writing, whoever asks may be about to write",
         frozenset({"fuse"}),
-        applies=lambda step, mine, theirs: (
-            step.call in ("chown", "lchown", "fchown")
-            and step.args[1:] == (-1, -1)
-            and mine is None
-            and theirs == Failed("EPERM")
-        ),
+        applies=_chown_to_nobody,
         harmless=True,
     ),
     Excuse(
@@ -137,6 +145,20 @@ KNOWN: list[Excuse] = [
         "the kit looks at descriptors, ranges and names in another order",
         frozenset({"inprocess"}),
         applies=_both_fail("copy_file_range", "fallocate", "shift", "rename", "read"),
+    ),
+    Excuse(
+        "the kit looks at the descriptor even where no time is to be set",
+        frozenset({"inprocess"}),
+        applies=lambda step, mine, _: (
+            step.call == "futime" and step.args[1:] == (None, None) and mine == Failed("EBADF")
+        ),
+        harmless=True,
+    ),
+    Excuse(
+        "the kit asks in the same way as the kernel for a chown(2) with neither owner nor group",
+        frozenset({"inprocess"}),
+        applies=_chown_to_nobody,
+        harmless=True,
     ),
     Excuse(
         "the kit refuses to ask for unlocked ranges, which Linux allows for OFD locks",

@@ -14,6 +14,7 @@ It is also an example of a backend that a distribution of its own adds by an ent
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import os
 import re
@@ -283,7 +284,11 @@ class RefuseOperations:
         file.nonseekable = opened.nonseekable
 
     def open(self, path: str, file: Any) -> None:
-        self._opened(self._view.open(self._caller(), path.encode(ENCODING), file.flags), file)
+        try:
+            opened = self._view.open(self._caller(), path.encode(ENCODING), file.flags)
+        except FileNotFoundError:  # the kernel looks the name up again, and may create it
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE)) from None
+        self._opened(opened, file)
 
     def create(self, path: str, mode: int, file: Any) -> None:
         opened = self._view.create(

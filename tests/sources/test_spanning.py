@@ -106,7 +106,7 @@ def test_within_each_it_works(source: Path, show: Show) -> None:
 def test_a_copy_from_one_to_the_other_is_made(source: Path, show: Show) -> None:
     point = show(source)
     with open(point / "one" / "f1", "rb") as one, open(point / "disk" / "copy", "wb") as two:
-        assert os.copy_file_range(one.fileno(), two.fileno(), 100) > 0
+        assert os.copy_file_range(one.fileno(), two.fileno(), 4096) > 0
     assert (source / "disk" / "copy").read_bytes() == (source / "one" / "f1").read_bytes()
 
 

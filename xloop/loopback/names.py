@@ -64,7 +64,8 @@ class Names(LoopbackBase):
         with self._as(caller):
             host.link(ref, directory_ref, newname)
         attr = host.statx(ref)
-        self.nodes.intern(attr, directory, newname, ref)
+        # Not with *ref*: that may be an open file's, and must not be kept when the file is closed.
+        self.nodes.intern(attr, directory, newname, None)
         return Entry(ino, self.nodes.shown(attr))
 
     # -- removing -----------------------------------------------------------------------

@@ -37,6 +37,10 @@ HEADER: Final = struct.Struct("=IIQQIIII")
 FORGET, GETATTR, SETATTR, UNLINK, RENAME = 2, 3, 4, 10, 12
 RELEASE, FLUSH, RELEASEDIR, INTERRUPT, DESTROY, BATCH_FORGET, RENAME2 = 18, 25, 29, 36, 38, 42, 45
 
+#: GETATTR, SETATTR, READLINK, OPEN, four for xattrs, OPENDIR, ACCESS: requests about a node that
+#: the kernel has found before.
+OF_A_NODE = frozenset({3, 4, 5, 14, 21, 22, 23, 24, 27, 34})
+
 RENAME_IN: Final = struct.Struct("=Q")  # newdir; then the two names
 RENAME2_IN: Final = struct.Struct("=QII")  # newdir, flags; then the two names
 LINK_IN: Final = struct.Struct("=Q")  # oldnodeid; then the name

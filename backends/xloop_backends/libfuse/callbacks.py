@@ -41,7 +41,6 @@ _END = 2**63 - 1
 _ALL = ctypes.c_char * (1 << 30)  # never made, only looked through
 _NO_ID = 0xFFFFFFFF
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
-_OF_A_NODE = (abi.GETATTR, abi.SETATTR)
 _MAX_GROUPS = 65536  # NGROUPS_MAX
 
 
@@ -105,10 +104,11 @@ class Callbacks:
                 return -request.refused
             try:
                 return method(*args)
-            except OSError as exc:
-                return -errno_of(exc)
-            except BaseException as exc:  # noqa: BLE001  # logged by errno_of
-                return -errno_of(exc)
+            except BaseException as exc:  # noqa: BLE001  # errno_of logs what is a bug
+                number = errno_of(exc)
+                if number == errno.ENOENT and request.opcode in abi.OF_A_NODE:
+                    number = errno.ESTALE  # the kernel looks the name up again, and may create it
+                return -number
 
         return call
 
@@ -119,7 +119,7 @@ class Callbacks:
         try:
             attr = view.getattr(self._request.caller, path, handle)
         except OSError as exc:
-            opened = self._first_open() if self._request.opcode in _OF_A_NODE else None
+            opened = self._first_open() if self._request.opcode in abi.OF_A_NODE else None
             if exc.errno not in _GONE or opened is None:
                 raise
             attr = view.getattr(self._request.caller, None, opened)
