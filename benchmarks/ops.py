@@ -92,7 +92,7 @@ def scandir_stat(top: str) -> tuple[float, float]:
     """One operation is one entry."""
     start = _clock()
     with os.scandir(top) as entries:
-        count = sum(1 for entry in entries if entry.stat(follow_symlinks=False))
+        count = len([entry.stat(follow_symlinks=False) for entry in entries])
     return _clock() - start, count
 
 

@@ -305,14 +305,16 @@ class Attempts:
             for _ in range(40):
                 name, way = self.rng.choice(ways)
                 self.see.attempt(name[4:], way)
-            cold = self.rng.randrange(COLD)
-            self.see.attempt("cold", lambda n=cold: os.stat(self.path(f"cold{n}/b/secret")))  # type: ignore[misc]
+            self.see.attempt("cold", self.cold)
             self.see.attempt(f"stat {MARK}", lambda: os.lstat(self.path(f"a/b/{MARK}")))
             self.see.attempt(f"unlink {MARK}", lambda: os.unlink(self.path(f"a/{MARK}")))
             self.see.attempt(f"rename {MARK}", self.steal)
 
     def path(self, name: str) -> str:
         return os.path.join(self.top, name)
+
+    def cold(self) -> None:
+        os.stat(self.path(f"cold{self.rng.randrange(COLD)}/b/secret"))
 
     def steal(self) -> None:
         os.rename(self.path(f"a/b/{MARK}"), self.path(self.own))

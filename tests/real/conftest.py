@@ -19,7 +19,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 
@@ -131,7 +131,7 @@ def show(work: Path, subject: str, request: pytest.FixtureRequest) -> Iterator[S
     """Return a function that shows a directory somewhere else and takes MountOptions' fields."""
     mounts: list[xloop.Mount] = []
 
-    def mount(source: Path, **options: object) -> Place:
+    def mount(source: Path, **options: Any) -> Place:
         if subject == "native":
             return Place(source, source, None)
         import xloop

@@ -13,6 +13,8 @@ import random
 import stat
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 
 from real.attack import COLD, MARK, Witness
 from xloop import Operations
@@ -40,7 +42,7 @@ class Naive(Operations):
     def forget(self, ino: Ino, nlookup: int) -> None:
         pass
 
-    def open(self, caller: Caller, ino: Ino, flags: int) -> Opened:
+    def open(self, caller: Caller, ino: Ino, flags: int, *, kill_suidgid: bool = False) -> Opened:
         return Opened(HandleId(os.open(self.paths[ino], flags)))
 
     def read(self, caller: Caller, ino: Ino, handle: HandleId, offset: int, size: int) -> bytes:
@@ -214,11 +216,12 @@ class Attacker:
     def try_mark(self) -> None:
         """What exists outside only."""
         for use in (self.fs.lookup, self.fs.unlink, self.fs.rmdir):
-            self.see.attempt(
-                f"{use.__name__} {MARK}", lambda use=use: use(self.me, self.b(), _MARK)
-            )  # type: ignore[misc]
+            self.see.attempt(f"{use.__name__} {MARK}", partial(self.on_mark, use))
         directory = self.b()
         self.see.attempt(
             f"rename {MARK}",
             lambda: self.fs.rename(self.me, directory, _MARK, ROOT_INO, self.own, 0),
         )
+
+    def on_mark(self, use: Callable[[Caller, Ino, bytes], object]) -> None:
+        use(self.me, self.b(), _MARK)

@@ -46,7 +46,7 @@ class Outcome(NamedTuple):
 
 
 def start(*arguments: object) -> subprocess.Popen[bytes]:
-    command = [sys.executable, PROGRAM, *(str(argument) for argument in arguments)]
+    command = [sys.executable, str(PROGRAM), *(str(argument) for argument in arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, env=clean_environment())
 
 

@@ -14,7 +14,7 @@ from random import Random
 import pytest
 
 from real.conftest import Place, Show, force_unmount
-from real.support import clean_environment, need, run, run_together, wait_until
+from real.support import Arg, clean_environment, need, run, run_together, wait_until
 
 LIMIT = 1024
 PER_DIRECTORY = 100
@@ -50,8 +50,17 @@ def limited(many: Path, work: Path, subject: str) -> Iterator[Place]:
     mnt = work / "mnt"
     mnt.mkdir()
     device = os.stat(mnt).st_dev
-
-    command = [sys.executable, "-m", "xloop", "mount", "-f", "--backend", subject, many, mnt]
+    command: list[Arg] = [
+        sys.executable,
+        "-m",
+        "xloop",
+        "mount",
+        "-f",
+        "--backend",
+        subject,
+        many,
+        mnt,
+    ]
     # Both limits: xloop raises the soft one.
     limited_shell = ["sh", "-c", f'ulimit -n {LIMIT}; exec "$@"', "sh"]
     server = subprocess.Popen([*limited_shell, *command], env=clean_environment())
@@ -60,6 +69,7 @@ def limited(many: Path, work: Path, subject: str) -> Iterator[Place]:
         yield Place(many, mnt, None)
         assert len(os.listdir(f"/proc/{server.pid}/fd")) <= LIMIT
         server.terminate()
+        # It waits for ever where another mount namespace holds a copy of the mount.
         assert server.wait(30) == 0
     finally:
         force_unmount(work)
@@ -142,8 +152,7 @@ def test_a_directory_of_many_entries_is_listed_completely(show: Show, many: Path
         with os.scandir(top) as native, os.scandir(place.mnt) as shown:
             inodes = {entry.name: entry.inode() for entry in native}
             assert {entry.name: entry.inode() for entry in shown} == inodes
-        names = run("ls", "-f", cwd=place.mnt).out.splitlines()
-        assert len(names) == LONG + 2
+        assert run("ls", "-f", cwd=place.mnt).out.count(b"\n") == LONG + 2
         run("find", ".", "-name", "entry*7", "-delete", cwd=place.mnt)
         left = {name for name in expected if not name.endswith("7")}
         assert set(os.listdir(place.mnt)) == left
