@@ -5,8 +5,8 @@ Owns :class:`NodeTable`.  Does not own what is done with a node.
 
 **Identity.**  An object of the source is (device, inode number, birth time), never a path.  The
 birth time stands for the generation: an inode number is used again after its file is gone,
-and then nothing else tells the new file from the old.  Where the source keeps no birth time,
-the type of the object takes its place.  While we hold a descriptor of an object its number
+and then nothing else tells the new file from the old.  Where the source keeps no birth time, or
+anybody may set it but numbers are not used again, the type of the object takes its place.  While we hold a descriptor of an object its number
 cannot be used again, and the birth time is not asked (on overlayfs it changes at copy-up).
 
 **Descriptors are a cache.**  A node knows its parent and its name there; a descriptor is opened
@@ -88,7 +88,9 @@ class Node:
 
 
 def _born(attr: Attr) -> int:
-    return attr.btime * 1_000_000_000 + attr.btime_nsec if attr.has_btime else -1
+    if not attr.has_btime or not host.REUSES_INO:
+        return -1
+    return attr.btime * 1_000_000_000 + attr.btime_nsec
 
 
 def _is(node: Node, attr: Attr) -> bool:

@@ -38,6 +38,8 @@ SEEK_DATA = os.SEEK_DATA
 SEEK_HOLE = os.SEEK_HOLE
 F_WRLCK = fcntl.F_WRLCK
 F_UNLCK = fcntl.F_UNLCK
+REUSES_INO = True
+CASE_SENSITIVE = True
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -93,6 +95,10 @@ def open_ref(dir_ref: int, name: bytes) -> Descriptor:
 
 def reopen_ref(ref: int) -> Descriptor:
     return Descriptor(os.open(_magic(ref), os.O_PATH | os.O_CLOEXEC))
+
+
+def spelling(dir_ref: int, name: bytes) -> bytes:
+    return name
 
 
 _OVERLAYFS, _FUSE, _ECRYPTFS = 0x794C7630, 0x65735546, 0xF15F  # linux/magic.h
@@ -292,6 +298,15 @@ def chmod(ref: int, mode: int) -> None:
 
 def chown(ref: int, uid: int, gid: int) -> None:
     os.chown(_magic(ref), uid, gid)
+
+
+def chflags(ref: int, flags: int) -> None:
+    # FS_IOC_SETFLAGS has other flags, and programs have that for them.
+    raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+
+def setcrtime(ref: int, crtime: int) -> None:
+    raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 
 
 def truncate(ref: int, size: int) -> None:
