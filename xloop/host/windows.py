@@ -29,17 +29,16 @@ import stat
 import struct
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
-from hashlib import blake2b
 from typing import TYPE_CHECKING, NoReturn
 
 from xloop.host import windows_abi as abi
 from xloop.host import windows_api as api
+from xloop.host import windows_dirs, windows_refs
 from xloop.host.base import Descriptor
 from xloop.host.windows_links import parse_link, symlink_data
-from xloop.host.windows_names import decode, encode
-from xloop.types import NOW, Attr, Caller, DirEntry, LockRange, StatFs, TimeOrNow
+from xloop.host.windows_names import encode
+from xloop.types import NOW, Caller, LockRange, StatFs, TimeOrNow
 
 assert not TYPE_CHECKING or sys.platform == "win32"
 
@@ -64,138 +63,21 @@ def _fail(number: int) -> NoReturn:
     raise OSError(number, os.strerror(number))
 
 
-# -- references -------------------------------------------------------------------------
+# -- references and directories ---------------------------------------------------------
 
-_REF = abi.FILE_READ_ATTRIBUTES
+open_root = windows_refs.open_root
+open_ref = windows_refs.open_ref
+reopen_ref = windows_refs.reopen_ref
+statx = windows_refs.statx
 
-
-def open_root(path: str, *, private: bool = False) -> Descriptor:
-    # private: a mount inside of the source does not appear in it anyway, for it is a reparse point.
-    root = api.create_file(_extended(path), _REF)
-    if not stat.S_ISDIR(statx(root).mode):
-        _fail(errno.ENOTDIR)
-    return root
-
-
-def _extended(path: str) -> str:
-    r"""Return *path* in the form that Windows takes as it is, and of any length: ``\\?\...``."""
-    path = os.path.abspath(path)
-    if path.startswith(("\\\\?\\", "\\\\.\\")):
-        return path
-    return "\\\\?\\UNC" + path[1:] if path.startswith("\\\\") else "\\\\?\\" + path
-
-
-def open_ref(dir_ref: int, name: bytes) -> Descriptor:
-    try:
-        return api.nt_open(dir_ref, encode(name), _REF)
-    except FileNotFoundError:
-        # Windows says the same of a name that is not there and of a directory that is none.
-        if not stat.S_ISDIR(statx(dir_ref).mode):
-            _fail(errno.ENOTDIR)
-        raise
-
-
-def reopen_ref(ref: int) -> Descriptor:
-    return api.nt_open(ref, b"", _REF)
+open_dir = windows_dirs.open_dir
+read_dir = windows_dirs.read_dir
+seek_dir = windows_dirs.seek_dir
+spelling = windows_dirs.spelling
 
 
 def stack_depth(ref: int) -> int:
     return 0
-
-
-# -- attributes of an object ------------------------------------------------------------
-
-_FLAGS = (
-    (abi.FILE_ATTRIBUTE_READONLY, abi.UF_READONLY),
-    (abi.FILE_ATTRIBUTE_HIDDEN, abi.UF_HIDDEN),
-    (abi.FILE_ATTRIBUTE_SYSTEM, abi.UF_SYSTEM),
-    (abi.FILE_ATTRIBUTE_ARCHIVE, abi.UF_ARCHIVE),
-)
-_TELLABLE = sum(attribute for attribute, _ in _FLAGS)
-#: What chflags() leaves as it is: it cannot be set there, or means something else.
-_KEPT = ~(_TELLABLE | abi.FILE_ATTRIBUTE_NORMAL) & 0xFFFFFFFF
-#: By the bits that can be told, what they are as flags: looked up for each stat.
-_FLAGS_OF = {
-    bits: sum(flag for attribute, flag in _FLAGS if bits & attribute)
-    for bits in range(_TELLABLE + 1)
-    if not bits & ~_TELLABLE
-}
-
-_BILLION = 1_000_000_000
-
-
-def _type(attributes: int, tag: int) -> int:
-    """Return the type bits of st_mode."""
-    if attributes & abi.FILE_ATTRIBUTE_REPARSE_POINT and tag & abi.NAME_SURROGATE:
-        return stat.S_IFLNK
-    return stat.S_IFDIR if attributes & abi.FILE_ATTRIBUTE_DIRECTORY else stat.S_IFREG
-
-
-def _tag(ref: int, attributes: int) -> int:
-    if not attributes & abi.FILE_ATTRIBUTE_REPARSE_POINT:
-        return 0
-    data = api.query(ref, abi.FileAttributeTagInformation, abi.ATTRIBUTE_TAG.size)
-    tag: int = abi.ATTRIBUTE_TAG.unpack(data)[1]
-    return tag
-
-
-def _split(filetime: int) -> tuple[int, int]:
-    seconds, units = divmod(filetime - abi.EPOCH, 10_000_000)
-    return seconds, units * 100
-
-
-def _where(ref: int, internal: int) -> tuple[int, int]:
-    """Return the number of the volume and that of the object on it."""
-    try:
-        data = api.query(ref, abi.FileIdInformation, abi.ID.size)
-    except OSError as exc:
-        if api.status_of(exc) not in abi.STATUS_UNKNOWN_CLASS:
-            raise
-        # FAT, and servers that are older than SMB 3.
-        volume = api.query_volume(ref, abi.FileFsVolumeInformation, 24)
-        return abi.VOLUME.unpack_from(volume)[1], internal
-    serial, low, high = abi.ID.unpack(data)
-    if not high:
-        return serial, low
-    # ReFS: 128 bits.  Two files of one mount with the same 64 are as likely as anywhere else.
-    return serial, int.from_bytes(blake2b(data[8:24], digest_size=8).digest(), "little")
-
-
-def statx(ref: int, name: bytes = b"") -> Attr:
-    if name:
-        ref = open_ref(ref, name)
-    data = api.query(ref, abi.FileAllInformation, abi.ALL_SIZE)
-    born, read, written, changed, attributes, allocated, size, links, _, _, internal = (
-        abi.ALL.unpack_from(data)
-    )
-    mode = _type(attributes, _tag(ref, attributes))
-    mode |= 0o555 if attributes & abi.FILE_ATTRIBUTE_READONLY and mode == stat.S_IFREG else 0o777
-    dev, ino = _where(ref, internal)
-    atime, mtime = _split(read), _split(written)
-    ctime = _split(changed) if changed else mtime  # FAT keeps none
-    btime, btime_nsec = _split(born)
-    return Attr(
-        ino,
-        size,
-        (allocated + 511) // 512,
-        atime[0],
-        mtime[0],
-        ctime[0],
-        atime[1],
-        mtime[1],
-        ctime[1],
-        mode,
-        links or 1,
-        0,
-        0,
-        0,
-        4096,
-        dev,
-        btime,
-        btime_nsec,
-        born != 0,
-        _FLAGS_OF[attributes & _TELLABLE],
-    )
 
 
 # -- open files -------------------------------------------------------------------------
@@ -230,75 +112,6 @@ def reopen(ref: int, flags: int) -> Descriptor:
     if flags & os.O_TRUNC:
         ftruncate(file, 0)
     return file
-
-
-class _Directory(api.Handle):
-    """A directory that is being read.
-
-    Windows knows no position from which a listing could be taken up again.  So the cookie of an entry
-    is its place among the names that were handed out; going back lists anew and leaves those out.
-    """
-
-    names: list[bytes]
-    skip: frozenset[bytes]
-    restart: bool
-
-
-def open_dir(ref: int, flags: int = 0) -> Descriptor:
-    wanted = abi.FILE_LIST_DIRECTORY | abi.FILE_READ_ATTRIBUTES
-    directory: Descriptor = api.nt_open(ref, b"", wanted, abi.FILE_DIRECTORY_FILE, kind=_Directory)
-    seek_dir(directory, 0)
-    return directory
-
-
-def seek_dir(fd: int, offset: int) -> None:
-    assert isinstance(fd, _Directory)
-    fd.names = fd.names[:offset] if offset else []
-    fd.skip = frozenset(fd.names)
-    fd.restart = True
-
-
-def read_dir(fd: int, buffer: bytearray) -> list[DirEntry]:
-    assert isinstance(fd, _Directory)
-    entries: list[DirEntry] = []
-    while not entries:
-        restart, fd.restart = fd.restart, False
-        size = api.query_directory(fd, buffer, restart=restart)
-        records = list(_records(buffer, size))
-        if restart and (not records or records[0].name != b"."):
-            # The root of a volume has neither, and every directory is to have both.
-            ino = statx(fd).ino
-            dots = (DirEntry(name, ino, stat.S_IFDIR >> 12, 0) for name in (b".", b".."))
-            records = [*dots, *records]
-        elif not size:
-            break
-        for record in records:
-            if record.name not in fd.skip:
-                fd.names.append(record.name)
-                entries.append(record._replace(offset=len(fd.names)))
-    return entries
-
-
-def _records(buffer: bytearray, size: int) -> Iterator[DirEntry]:
-    at = 0
-    while size:
-        record = abi.ID_FULL_DIR.unpack_from(buffer, at)
-        following, attributes, length, tag, ino = record[0], *record[8:12]
-        start = at + abi.ID_FULL_DIR.size
-        kind = _type(attributes, tag) >> 12  # where there is a tag it takes the place of EaSize
-        yield DirEntry(decode(bytes(buffer[start : start + length])), ino, kind, 0)
-        if not following:
-            return
-        at += following
-
-
-def spelling(dir_ref: int, name: bytes) -> bytes:
-    directory = api.nt_open(dir_ref, b"", abi.FILE_LIST_DIRECTORY, abi.FILE_DIRECTORY_FILE)
-    buffer = bytearray(1024)
-    size = api.query_directory(directory, buffer, restart=True, name=encode(name))
-    for record in _records(buffer, size):
-        return record.name
-    _fail(errno.ENOENT)
 
 
 def create(dir_ref: int, name: bytes, flags: int, mode: int) -> Descriptor:
@@ -402,11 +215,18 @@ def chown(ref: int, uid: int, gid: int) -> None:
         _fail(errno.EOPNOTSUPP)
 
 
+#: What chflags() leaves as it is: it cannot be set there, or means something else.
+_KEPT = (
+    ~(sum(attribute for attribute, _ in windows_refs.FLAGS) | abi.FILE_ATTRIBUTE_NORMAL)
+    & 0xFFFFFFFF
+)
+
+
 def chflags(ref: int, flags: int) -> None:
-    if flags & ~sum(flag for _, flag in _FLAGS):
+    if flags & ~sum(flag for _, flag in windows_refs.FLAGS):
         _fail(errno.EOPNOTSUPP)
     attributes = _attributes(ref) & _KEPT
-    attributes |= sum(attribute for attribute, flag in _FLAGS if flags & flag)
+    attributes |= sum(attribute for attribute, flag in windows_refs.FLAGS if flags & flag)
     _set_basic(ref, attributes=attributes or abi.FILE_ATTRIBUTE_NORMAL)
 
 
@@ -446,7 +266,7 @@ def access(ref: int, mask: int) -> None:
         | (abi.FILE_EXECUTE if mask & os.X_OK else 0)
     )
     try:
-        api.nt_open(ref, b"", wanted or _REF)
+        api.nt_open(ref, b"", wanted or windows_refs.REFERENCE)
     except OSError as exc:
         if (
             exc.errno != errno.EBUSY
@@ -490,7 +310,7 @@ def mkdir(dir_ref: int, name: bytes, mode: int) -> None:
     api.nt_open(
         dir_ref,
         encode(name),
-        _REF,
+        windows_refs.REFERENCE,
         abi.FILE_DIRECTORY_FILE | abi.FILE_OPEN_REPARSE_POINT,
         disposition=abi.FILE_CREATE,
     )
