@@ -225,9 +225,7 @@ def library() -> Any:
 
 
 @contextmanager
-def mounted(
-    source: Path | Operations, mountpoint: Path | str, **fields: Any
-) -> Iterator[Volume]:
+def mounted(source: Path | Operations, mountpoint: Path | str, **fields: Any) -> Iterator[Volume]:
     """Mount *source* through the adapter, and unmount at the end."""
     from xloop_backends.winfsp import Winfsp
 
@@ -242,7 +240,7 @@ def mounted(
     def serve() -> None:
         try:
             session.serve(ready.set)
-        except BaseException as exc:  # raised below
+        except BaseException as exc:  # noqa: BLE001  # raised below
             errors.append(exc)
 
     thread = threading.Thread(target=serve, name="serve", daemon=True)

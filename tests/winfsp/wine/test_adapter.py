@@ -3,12 +3,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-import pytest
-import standin
-from standin import BOTH, WRITE, Refused, Volume, mounted
+from standin import Volume
 
 HIDDEN, READONLY, SYSTEM, ARCHIVE = 0x8000, 0x1000, 0x80, 0x800
 
