@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,9 @@ __all__ = ["WinfspSession"]
 
 #: Seconds between two looks whether the mount is there.
 _LOOK = 0.01
+
+#: Seconds that a mount may take to appear.
+_PATIENCE = 30.0
 
 
 class WinfspSession:
@@ -98,8 +102,13 @@ class WinfspSession:
     def _announce(
         self, place: str, ready: Callable[[], None] | None, announced: list[BaseException | None]
     ) -> None:
+        deadline = time.monotonic() + _PATIENCE
         while not windows_mounts.appears(place):
             if self._over.wait(_LOOK):
+                return
+            if time.monotonic() > deadline:
+                announced.append(MountError(f"WinFsp mounts, but nothing appears at {place!r}"))
+                self.unmount()
                 return
         options = self._options
         try:

@@ -92,6 +92,15 @@ def _checked(status: int) -> None:
         raise Refused(status)
 
 
+def refused(call: Any, *args: Any, **kwargs: Any) -> int:
+    """Return the NTSTATUS with which *call* is refused."""
+    try:
+        call(*args, **kwargs)
+    except Refused as exc:
+        return exc.status
+    raise AssertionError("was not refused")
+
+
 class File:
     """An open file or directory of the mount."""
 
