@@ -87,8 +87,11 @@ class Node:
         self.used = False
 
 
+_REUSES_INO = host.REUSES_INO
+
+
 def _born(attr: Attr) -> int:
-    if not attr.has_btime or not host.REUSES_INO:
+    if not attr.has_btime or not _REUSES_INO:
         return -1
     return attr.btime * 1_000_000_000 + attr.btime_nsec
 

@@ -127,18 +127,48 @@ static int start(struct fuse *f)
 
 static int is_drive(const char *point) { return point[0] && point[1] == ':' && !point[2]; }
 
+/* Wine cannot open what DefineDosDevice() makes, and has its own way: this request of its configuration. */
+static int wine_drive(char letter, int exists)
+{
+    struct {
+        ULONG size, type, fs_type, serial;
+        ULONGLONG device;
+        WCHAR letter;
+        USHORT mount_point_offset, device_offset, label_offset;
+        char path[8];
+    } drive = {sizeof drive, exists ? DRIVE_FIXED : DRIVE_NO_ROOT_DIR, 0, 0, 0, letter | 0x20, 0, 0, 0, "/tmp"};
+    HANDLE manager = CreateFileW(
+        L"\\\\.\\MountPointManager", GENERIC_READ | GENERIC_WRITE, 3, NULL, OPEN_EXISTING, 0, NULL);
+    DWORD done;
+    int ok;
+    if (exists)
+        drive.mount_point_offset = (USHORT)((char *)drive.path - (char *)&drive);
+    ok = DeviceIoControl(manager, 0x6DC080, &drive, sizeof drive, NULL, 0, &done, NULL);
+    CloseHandle(manager);
+    return ok;
+}
+
+static int under_wine(void)
+{
+    return GetProcAddress(GetModuleHandleW(L"ntdll.dll"), "wine_get_version") != NULL;
+}
+
 static int attach(const char *point)
 {
     wchar_t wide[1024];
     MultiByteToWideChar(CP_UTF8, 0, point, -1, wide, 1024);
-    return is_drive(point) ? DefineDosDeviceW(0, wide, L"C:\\windows") : CreateDirectoryW(wide, NULL);
+    if (is_drive(point))
+        return under_wine() ? wine_drive(point[0], 1) : DefineDosDeviceW(0, wide, L"C:\\windows");
+    return CreateDirectoryW(wide, NULL);
 }
 
 static void detach(const char *point)
 {
     wchar_t wide[1024];
     MultiByteToWideChar(CP_UTF8, 0, point, -1, wide, 1024);
-    if (is_drive(point))
+    if (is_drive(point) && under_wine())
+        wine_drive(point[0], 0);
+    else if (is_drive(point))
         DefineDosDeviceW(DDD_REMOVE_DEFINITION, wide, NULL);
     else
         RemoveDirectoryW(wide);

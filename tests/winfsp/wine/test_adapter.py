@@ -18,6 +18,7 @@ import pytest
 import standin
 from standin import BOTH, READ, WRITE, Refused, Volume, mounted, refused
 
+from xloop.host import windows_mounts
 from xloop.loopback import Loopback
 from xloop.types import Attr, Caller, Entry, Ino, Opened
 
@@ -65,6 +66,22 @@ def test_the_mount_point_comes_and_goes_with_the_mount(source: Path, tmp_path: P
     with mounted(source, point):
         assert point.is_dir()
     assert not point.exists()
+
+
+def test_a_drive(source: Path) -> None:
+    with mounted(source, "w:\\") as volume:
+        assert volume.mountpoint == "W:", "WinFsp knows no drive by another form"
+        assert os.path.isdir("W:\\")
+    assert not os.path.exists("W:\\")
+
+
+def test_a_name_in_the_network_is_a_prefix_and_a_drive(source: Path) -> None:
+    with mounted(source, "//server/some share") as volume:
+        assert b",VolumePrefix=\\\\server\\\\some share" in volume.dll.standin_options()
+        (note,) = windows_mounts.recorded()
+        assert (note.mountpoint, note.place) == ("\\\\server\\some share", volume.mountpoint)
+        assert os.path.isdir(note.place + "\\")
+    assert list(windows_mounts.recorded()) == []
 
 
 def test_what_is_left_open_does_not_hold_the_source(source: Path, tmp_path: Path) -> None:

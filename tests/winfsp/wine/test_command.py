@@ -53,10 +53,6 @@ def test_a_mount_is_there_when_the_command_returns_and_gone_after_umount(
     assert not point.exists()
 
 
-DRIVES = pytest.mark.not_wine("what DefineDosDevice() makes cannot be opened")
-
-
-@DRIVES
 def test_a_drive_letter_in_any_form(source: Path) -> None:
     assert not os.path.exists("Y:\\")
     done = run("mount", source, "y:\\")
@@ -70,7 +66,6 @@ def test_a_drive_letter_in_any_form(source: Path) -> None:
     eventually(lambda: not os.path.exists("Y:\\"))
 
 
-@DRIVES
 def test_any_drive_letter(source: Path) -> None:
     done = run("mount", "-v", source, "*")
     assert done.returncode == 0, done.stderr
@@ -80,7 +75,7 @@ def test_any_drive_letter(source: Path) -> None:
     assert run("umount", note.mountpoint).returncode == 0
 
 
-@DRIVES
+@pytest.mark.not_wine("it has no names in the network")
 def test_a_name_in_the_network_has_a_drive_too(source: Path) -> None:
     done = run("mount", source, r"\\xloop\share")
     assert done.returncode == 0, done.stderr
