@@ -227,6 +227,40 @@ def test_a_stat_field_by_field(flags: bool) -> None:
         assert data[132:] == bytes(28)
 
 
+#: On 32 bits, from winfsp_fuse.h: time_t and tv_nsec are int32_t there.
+STAT_32 = STAT | {
+    "atime": (48, "i"),
+    "atime_nsec": (52, "i"),
+    "mtime": (56, "i"),
+    "mtime_nsec": (60, "i"),
+    "ctime": (64, "i"),
+    "ctime_nsec": (68, "i"),
+    "blksize": (72, "i"),
+    "blocks": (80, "q"),
+    "btime": (88, "i"),
+    "btime_nsec": (92, "i"),
+}
+
+
+@pytest.mark.parametrize(
+    ("wide", "places", "sizes"),
+    [(True, STAT, (128, 160, 88, 16)), (False, STAT_32, (96, 128, 44, 8))],
+)
+def test_layouts_of_both_widths(
+    wide: bool, places: dict[str, tuple[int, str]], sizes: tuple[int, ...]
+) -> None:
+    layouts = abi.Layouts.of(wide=wide)
+    assert tuple(layout.size for layout in layouts) == sizes
+    for layout in (layouts.stat, layouts.stat_ex):
+        for index, (offset, _) in enumerate(places.values()):
+            data = bytearray(layout.size)
+            data[offset] = 1
+            assert layout.unpack(data)[index] == 1
+    data = bytearray(layouts.stat_ex.size)
+    data[layouts.stat.size] = 1
+    assert layouts.stat_ex.unpack(data)[-1] == 1
+
+
 def test_a_birth_time_that_nobody_knows_is_the_change_time() -> None:
     data = abi.pack_stat(ATTR._replace(has_btime=False), flags=True)
     assert struct.unpack_from("<qq", data, 112) == (3, 6)

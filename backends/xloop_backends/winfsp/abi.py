@@ -16,7 +16,7 @@ import errno
 import struct
 from collections.abc import Callable
 from ctypes import CFUNCTYPE, c_char_p, c_int, c_int64, c_size_t, c_uint32, c_uint64, c_void_p
-from typing import Final
+from typing import Final, NamedTuple
 
 from xloop.types import Attr, StatFs
 
@@ -26,6 +26,7 @@ __all__ = [
     "Connection",
     "Context",
     "FileInfo",
+    "Layouts",
     "Operations",
     "errno_for_winfsp",
     "filler",
@@ -173,13 +174,30 @@ class Operations(ctypes.Structure):
     ]
 
 
-# struct fuse_stat: dev ino mode nlink uid gid rdev size, three times, blksize blocks, birth time.
-# fuse_stat_ex goes on with flags, and with room.  time_t and long are pointers wide.
-_LONG = "q" if _IS_64 else "i"
-_STAT = struct.Struct(f"<IxxxxQIHxxIIIxxxxq{_LONG * 6}ixxxxq{_LONG * 2}")
-_STAT_EX = struct.Struct(f"{_STAT.format}I12x16x")
-_STATVFS = struct.Struct("<" + ("Q" if _IS_64 else "I") * 11)
-_TIMESPEC = struct.Struct("<" + _LONG * 2)
+class Layouts(NamedTuple):
+    """What is packed; time_t, long and counts of blocks are as wide as a pointer."""
+
+    #: struct fuse_stat: dev ino mode nlink uid gid rdev size, three times, blksize blocks, birth time.
+    stat: struct.Struct
+    #: struct fuse_stat_ex: the same, flags, and room.
+    stat_ex: struct.Struct
+    statvfs: struct.Struct
+    timespec: struct.Struct
+
+    @classmethod
+    def of(cls, *, wide: bool) -> Layouts:
+        """Return those of 64 bits, or of 32."""
+        long = "q" if wide else "i"
+        stat = f"<IxxxxQIHxxIIIxxxxq{long * 6}ixxxxq{long * 2}"
+        return cls(
+            struct.Struct(stat),
+            struct.Struct(f"{stat}I12x16x"),
+            struct.Struct("<" + ("Q" if wide else "I") * 11),
+            struct.Struct("<" + long * 2),
+        )
+
+
+_STAT, _STAT_EX, _STATVFS, _TIMESPEC = Layouts.of(wide=_IS_64)
 
 #: Every object has all permission bits: WinFsp would make an access control list of them and enforce it,
 #: while the list of the source decides.  Read-only is told by a flag.

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import os
+import pkgutil
 import stat
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 
 import pytest
 
+import xloop
 from xloop.host import Descriptor, host, mounttable, windows_abi, windows_api, windows_mounts
 from xloop.types import NOW
 
@@ -489,6 +492,20 @@ def test_a_record_lives_as_long_as_its_server(records: Path, tmp_path: Path) -> 
     )
     assert mounttable.read() == []
     assert sorted(os.listdir(records)) == ["broken.json"]
+
+
+def test_every_module_can_be_imported_but_those_of_linux() -> None:
+    failed = set()
+    for module in pkgutil.walk_packages(xloop.__path__, "xloop."):
+        try:
+            if not module.name.endswith("__main__"):
+                importlib.import_module(module.name)
+        except (ImportError, TypeError, AttributeError):
+            failed.add(module.name)
+    assert failed <= {
+        name for name in failed if name.startswith(("xloop.host.linux", "xloop.host.darwin"))
+    }
+    assert "xloop.host.linux" in failed, "and nothing is loaded that pretends to be there"
 
 
 def test_only_what_windows_has_was_imported() -> None:
