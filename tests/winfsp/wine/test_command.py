@@ -53,6 +53,17 @@ def test_a_mount_is_there_when_the_command_returns_and_gone_after_umount(
     assert not point.exists()
 
 
+def test_a_mount_in_the_foreground_ends_with_umount(source: Path, tmp_path: Path) -> None:
+    point = tmp_path / "point"
+    command = [sys.executable, "-m", "xloop", "mount", "-f", source, point]
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL) as server:
+        eventually(lambda: list(windows_mounts.recorded()))
+        assert point.is_dir()
+        assert run("umount", point).returncode == 0
+        assert server.wait(30) == 0
+    assert not point.exists()
+
+
 def test_a_drive_letter_in_any_form(source: Path) -> None:
     assert not os.path.exists("Y:\\")
     done = run("mount", source, "y:\\")
