@@ -143,9 +143,19 @@ def told(caller: Caller) -> Caller:
     return caller._replace(uid=ids[0], gid=ids[1], groups=_groups_of(caller.pid))
 
 
+def _in_our_user_namespace(pid: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(f"/proc/{pid}/ns/user"), os.stat("/proc/self/ns/user"))
+    except OSError:
+        return False
+
+
 def _has(caller: Caller, capability: int) -> bool:
     if caller.uid not in (0, _UNTOLD):
         return False  # capabilities without being root are rare, and fewer rights the safe side
+    # Who has made a user namespace has all capabilities, but only in there.
+    if not _in_our_user_namespace(caller.pid):
+        return False
     effective = _status_of(caller.pid, "CapEff")
     return effective is not None and bool(int(effective, 16) >> capability & 1)
 
