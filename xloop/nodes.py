@@ -240,7 +240,7 @@ class NodeTable:
     def removed(self, node: Node, parent: Node, name: bytes, *, last: bool) -> None:
         """Note that *name* in *parent*, which was *node*, is gone; *last*: and was its only name.
 
-        The caller made sure, before, that the node has a descriptor (:meth:`ref`).  It keeps that
+        The caller made sure, before, that the node has a descriptor (:meth:`keep`).  It keeps that
         until it is forgotten or found under another name: it may be in use without one (O_PATH).
         """
         with self._lock:
@@ -289,10 +289,15 @@ class NodeTable:
             raise _stale() from None
         if not _is(node, host.statx(fd)):
             raise _stale()
-        with self._lock:
-            if node.fd is None and node.ino in self._by_ino:
-                self._adopt(node, fd)
+        self.keep(node, fd)
         return fd
+
+    def keep(self, node: Node, fd: Descriptor) -> None:
+        """Give *node* the reference *fd*, which is to it, unless it has one."""
+        if node.fd is None:
+            with self._lock:
+                if node.fd is None and node.ino in self._by_ino:
+                    self._adopt(node, fd)
 
     def _adopt(self, node: Node, fd: Descriptor) -> None:
         node.fd = fd

@@ -110,6 +110,10 @@ class Host(Protocol):
 
     def syncfs(self, fd: int) -> None: ...
 
+    def close_reports(self, ref: int) -> bool:
+        """Tell whether closing an open file there can report an error that was not reported before."""
+        ...
+
     def report_close(self, fd: int) -> None:
         """Raise the error that closing a duplicate of *fd* reports (quota, network)."""
         ...

@@ -40,6 +40,7 @@ F_WRLCK = fcntl.F_WRLCK
 F_UNLCK = fcntl.F_UNLCK
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_syscall = _libc.syscall
 
 _EMPTY = 0x1000  # AT_EMPTY_PATH
 _NOFOLLOW = 0x100  # AT_SYMLINK_NOFOLLOW
@@ -92,6 +93,13 @@ def open_ref(dir_ref: int, name: bytes) -> Descriptor:
 
 
 def reopen_ref(ref: int) -> Descriptor:
+    # Without OPEN_TREE_CLONE: as O_PATH does it, and no walk through /proc.
+    fd = _syscall(_SYS_OPEN_TREE, ref, b"", _EMPTY | os.O_CLOEXEC)
+    if fd >= 0:
+        return Descriptor(fd)
+    if ctypes.get_errno() not in (errno.ENOSYS, errno.EPERM):
+        raise _fail()
+    # A kernel before 5.2, or a container that is not let use it.
     return Descriptor(os.open(_magic(ref), os.O_PATH | os.O_CLOEXEC))
 
 
@@ -100,11 +108,16 @@ _OVERLAYFS, _FUSE, _ECRYPTFS = 0x794C7630, 0x65735546, 0xF15F  # linux/magic.h
 
 def stack_depth(ref: int) -> int:
     # A FUSE mount counts as one: whether it passes through to something else cannot be seen.
+    return 1 if _magic_number(ref) in (_OVERLAYFS, _FUSE, _ECRYPTFS) else 0
+
+
+def _magic_number(ref: int) -> int:
+    """Return the f_type of the file system that *ref* is on."""
     buffer = bytearray(256)
     if _libc.fstatfs(ref, ctypes.byref(ctypes.c_char.from_buffer(buffer))):
         raise _fail()
     (kind,) = struct.unpack_from("@l", buffer)
-    return 1 if kind in (_OVERLAYFS, _FUSE, _ECRYPTFS) else 0
+    return int(kind) & 0xFFFFFFFF  # signed, on 32-bit systems
 
 
 # struct statx up to stx_dev_minor: mask blksize attributes nlink uid gid mode ino size blocks
@@ -221,6 +234,15 @@ def syncfs(fd: int) -> None:
         raise _fail()
 
 
+#: linux/magic.h: file systems whose close(2) reports nothing that is not known already: ext2 to
+#: ext4, xfs, btrfs, tmpfs, ramfs, f2fs.  Those over a network do, and what is stacked on one.
+_SILENT_AT_CLOSE = frozenset({0xEF53, 0x58465342, 0x9123683E, 0x01021994, 0x858458F6, 0xF2F52010})
+
+
+def close_reports(ref: int) -> bool:
+    return _magic_number(ref) not in _SILENT_AT_CLOSE
+
+
 def report_close(fd: int) -> None:
     os.close(os.dup(fd))
 
@@ -253,7 +275,6 @@ def ioctl(fd: int, command: int, data: bytes, out_size: int) -> bytes:
 
 
 _DIRENT = struct.Struct("=QqHB")  # struct linux_dirent64: d_ino d_off d_reclen d_type d_name
-_syscall = _libc.syscall
 try:
     _getdents64 = _libc.getdents64
 except AttributeError:

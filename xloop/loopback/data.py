@@ -154,8 +154,15 @@ class Data(Locks):
     def flush(self, caller: Caller, ino: Ino, handle: HandleId, lock_owner: int) -> None:
         file = self._file(handle)
         self._drop_owner(file.node, lock_owner)
-        if file.writable:
+        if file.writable and self._reports(file):
             self.nodes.within_limits(host.report_close, file.fd)
+
+    def _reports(self, file: OpenFile) -> bool:
+        dev = file.node.dev
+        reports = self._close_reports.get(dev)
+        if reports is None:
+            reports = self._close_reports[dev] = host.close_reports(file.fd)
+        return reports
 
     def fsync(self, caller: Caller, ino: Ino, handle: HandleId, datasync: bool) -> None:
         fd = self._file(handle).fd

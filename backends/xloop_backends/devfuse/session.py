@@ -6,8 +6,10 @@ Owns reading requests and finding their handler.  Does not own what a handler do
 
 **Threads.**  Each has a descriptor of its own (FUSE_DEV_IOC_CLONE) where the device may be opened, and
 a buffer of its own.  One is always waiting for the next request: when the last one gets
-something to do, another is started, so that a slow disk or a stuck server of a network source does
-not stop the rest.  Locks that may wait for another process have threads of their own (:mod:`.waits`).
+something to do, another takes its place, so that a slow disk or a stuck server of a network source
+does not stop the rest.  Those that are too many for what there is to do rest for a while before
+they end: starting one costs more than ten requests.  Locks that may wait for another process have
+threads of their own (:mod:`.waits`).
 
 **Recursion.**  A source may contain the mountpoint (somebody bind-mounts it there).  A request that
 comes from one of our own threads would need another of them, which may need a third.  It is
@@ -35,14 +37,18 @@ from .abi import Init, Opcode
 from .handlers import Handler, Handlers
 from .negotiate import MAX_WRITE, Terms, negotiate
 from .passthrough import Passthrough
+from .placement import Placement
 from .waits import WAKE, Waits
 
 __all__ = ["DevFuseSession"]
 
 _log = logging.getLogger("xloop.devfuse")
 
-#: Threads that stay when there is nothing to do.
-_IDLE_THREADS = 2
+#: Threads that wait for requests: one that has a request, one for what its client does not wait
+#: for (RELEASE), and one so that nobody has to be called while these two work.
+_WAITING = 3
+#: Seconds that a thread rests, and then ends.
+_REST = 10.0
 _MAX_THREADS = 64
 
 _NO_REPLY = frozenset({Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT})
@@ -83,6 +89,9 @@ class DevFuseSession:
         self._finished = threading.Condition(self._lock)
         self._threads = 0
         self._waiting = 0
+        #: Those that rest, each behind a lock that is released to call it; the last one first.
+        self._resting: list[threading.Lock] = []
+        self._over = False
         self._tids: set[int] = {threading.get_native_id()}
         self._terms: Terms | None = None
         self._passthrough: Passthrough | None = None
@@ -115,6 +124,8 @@ class DevFuseSession:
                 self._waits.close()
                 self._ops.destroy()
         finally:
+            if self._passthrough is not None:
+                self._passthrough.close()
             # The last descriptor: if the mount is still there, nobody must wait for an answer.
             null = Descriptor(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
             os.dup2(null, self._connection, inheritable=False)
@@ -213,6 +224,38 @@ class DevFuseSession:
             self._waiting += 1
         threading.Thread(target=self._work, name="xloop", daemon=True).start()
 
+    def _call_another(self) -> None:
+        """Nobody waits for requests: let somebody who rests do it, or somebody new."""
+        with self._lock:
+            if self._waiting:
+                return
+            if self._resting:
+                self._waiting += 1
+                self._resting.pop().release()
+                return
+            if self._threads >= self._max_threads:
+                return
+        self._start_thread()
+
+    def _rest(self, gate: threading.Lock) -> bool:
+        """Rest until there is something to do again; False: there was nothing for long."""
+        if gate.acquire(timeout=_REST):
+            return True
+        with self._lock:
+            if gate in self._resting:
+                self._resting.remove(gate)
+                return False
+        return gate.acquire()  # called at the very last moment
+
+    def _end_all(self) -> None:
+        """There are no more requests: let those that rest see that too."""
+        with self._lock:
+            self._over = True
+            self._waiting += len(self._resting)
+            for gate in self._resting:
+                gate.release()
+            self._resting.clear()
+
     def _descriptor(self) -> Descriptor:
         if self._clones:
             fd = device.clone(self._connection)
@@ -261,6 +304,10 @@ class DevFuseSession:
         handlers = self._handlers
         assert handlers is not None
         lock = self._lock
+        gate = threading.Lock()
+        gate.acquire()
+        placement = Placement()
+        heard = placement.heard if placement.useful else None
         while True:
             try:
                 size = readv(fd, buffers)
@@ -269,17 +316,21 @@ class DevFuseSession:
                     continue  # ENOENT: the request was withdrawn before we got it
                 with lock:
                     self._waiting -= 1
+                self._end_all()
                 if exc.errno in (errno.ENODEV, errno.ECONNABORTED):
                     return  # unmounted
                 raise
-            if not size:
-                return  # cut off: see abort()
             with lock:
                 self._waiting -= 1
-                more = not self._waiting and self._threads < self._max_threads
+                more = not self._waiting
+            if not size:
+                self._end_all()
+                return  # cut off: see abort()
             if more:
-                self._start_thread()
+                self._call_another()
             _length, opcode, unique, nodeid, uid, gid, pid, extensions = unpack(buffer)
+            if heard is not None:
+                heard(pid, opcode)
             try:
                 handler = table[opcode]
                 requests[opcode] += 1
@@ -305,9 +356,13 @@ class DevFuseSession:
                 if opcode not in _NO_REPLY:
                     handlers.error(fd, unique, number)
             with lock:
-                if self._waiting >= _IDLE_THREADS:
-                    return
-                self._waiting += 1
+                rest = self._waiting >= _WAITING and not self._over
+                if rest:
+                    self._resting.append(gate)
+                else:
+                    self._waiting += 1
+            if rest and not self._rest(gate):
+                return
 
     def _interrupt(
         self, fd: int, unique: int, nodeid: Ino, caller: Caller, body: memoryview
