@@ -294,10 +294,9 @@ class NodeTable:
 
     def keep(self, node: Node, fd: Descriptor) -> None:
         """Give *node* the reference *fd*, which is to it, unless it has one."""
-        if node.fd is None:
-            with self._lock:
-                if node.fd is None and node.ino in self._by_ino:
-                    self._adopt(node, fd)
+        with self._lock:
+            if node.fd is None and node.ino in self._by_ino:
+                self._adopt(node, fd)
 
     def _adopt(self, node: Node, fd: Descriptor) -> None:
         node.fd = fd

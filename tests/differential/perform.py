@@ -273,6 +273,11 @@ def _chmod(s: Side, who: str, path: bytes, mode: int) -> None:
     s.tree(who).chmod(s.path(path), mode)
 
 
+def _lchmod(s: Side, who: str, path: bytes, mode: int) -> None:
+    _spare_top(s, s.me.lstat(s.path(path)))
+    s.tree(who).lchmod(s.path(path), mode)
+
+
 def _fchmod(s: Side, who: str, slot: int, mode: int) -> None:
     _spare_top(s, s.owner((who == "proc", slot)).fstat(s.fd(who, slot)))
     s.tree(who).fchmod(s.fd(who, slot), mode)
@@ -392,7 +397,7 @@ _CALLS: dict[str, Callable[..., Any]] = {
     "stat": _stat,
     "access": _on_path("access"),
     "chmod": _chmod,
-    "lchmod": _on_path("lchmod"),
+    "lchmod": _lchmod,
     "fchmod": _fchmod,
     "chown": _on_path("chown"),
     "lchown": _on_path("lchown"),

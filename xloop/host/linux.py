@@ -225,6 +225,13 @@ def clear_status_flags(fd: int, flags: int) -> None:
 
 pread = os.pread
 pwrite = os.pwrite
+_RWF_NOAPPEND = 0x20  # linux/fs.h, since Linux 6.9
+
+
+def pwrite_in_place(fd: int, data: bytes | memoryview, offset: int) -> int:
+    return os.pwritev(fd, [data], offset, _RWF_NOAPPEND)
+
+
 fsync = os.fsync
 fdatasync = os.fdatasync
 
