@@ -9,6 +9,11 @@ and then nothing else tells the new file from the old.  Where the source keeps n
 the type of the object takes its place.  While we hold a descriptor of an object its number
 cannot be used again, and the birth time is not asked (on overlayfs it changes at copy-up).
 
+**Numbers.**  A node's is its inode number, which costs nothing to keep and to find; one of a range of
+its own where that is taken: by a node that somebody still knows though its object is gone, by
+the root (always 1), or because the object is on another device.  A number comes again only
+after every lookup of it was forgotten.
+
 **Descriptors are a cache.**  A node knows its parent and its name there; a descriptor is opened
 when it is needed, checked against the identity, and closed when there are too many, the one
 that was not used for longest first (a clock: one bit a node, set by every use).  So a tree of
@@ -50,6 +55,12 @@ def _stale() -> OSError:
     return OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
 
+_KINDS = {kind: kind for kind in range(0, 1 << 16, 1 << 12)}
+
+#: Numbers from here on are not made from inode numbers.
+_OWN_NUMBERS = 1 << 63
+
+
 class Node:
     """One object of the source, for as long as somebody knows its number."""
 
@@ -68,12 +79,13 @@ class Node:
         "used",
     )
 
-    def __init__(self, ino: Ino, attr: Attr, parent: Node | None, name: bytes) -> None:
+    def __init__(self, ino: Ino, attr: Attr, dev: int, parent: Node | None, name: bytes) -> None:
         self.ino = ino
         self.st_ino = attr.ino
-        self.dev = attr.dev
+        # A tree has millions of nodes: what they have in common is one object.
+        self.dev = dev
+        self.kind = _KINDS[S_IFMT(attr.mode)]
         self.born = _born(attr)
-        self.kind = S_IFMT(attr.mode)
         self.parent = parent
         self.name = name  #: one of its names, the last that was seen
         self.nlookup = 0
@@ -88,7 +100,9 @@ class Node:
 
 
 def _born(attr: Attr) -> int:
-    return attr.btime * 1_000_000_000 + attr.btime_nsec if attr.has_btime else -1
+    # To 16 nanoseconds: no two objects of one number are made within so short a time, and the
+    # integer is smaller by a third.
+    return attr.btime << 26 | attr.btime_nsec >> 4 if attr.has_btime else -1
 
 
 def _is(node: Node, attr: Attr) -> bool:
@@ -114,15 +128,17 @@ class NodeTable:
 
     def __init__(self, root: Descriptor, budget: int) -> None:
         attr = host.statx(root)
-        self.root = Node(ROOT_INO, attr, None, b"")
+        self.root = Node(ROOT_INO, attr, attr.dev, None, b"")
         self.root.fd = root
         self.root.nlookup = 1
         self.root_dev = attr.dev
         self.budget = max(budget, 16)
         self._lock = threading.Lock()
         self._by_ino: dict[int, Node] = {ROOT_INO: self.root}
-        self._by_identity: dict[int | tuple[int, int], Node] = {self._key(attr): self.root}
-        self._next = 2
+        #: Those whose number is not their inode number, by device and inode number.
+        self._others: dict[tuple[int, int], Node] = {(attr.dev, attr.ino): self.root}
+        self._devices = {attr.dev: attr.dev}
+        self._next = _OWN_NUMBERS
         # In the order in which they were opened: the hand of the clock is at the front.
         self._cached: dict[int, Node] = {}
         #: Set while there are references of files, for whoever calls :meth:`sweep`.
@@ -146,8 +162,25 @@ class NodeTable:
         """How many descriptors the cache holds now."""
         return len(self._cached)
 
-    def _key(self, attr: Attr) -> int | tuple[int, int]:
-        return attr.ino if attr.dev == self.root_dev else (attr.dev, attr.ino)
+    def _known(self, attr: Attr) -> Node | None:
+        node = self._others.get((attr.dev, attr.ino))
+        if node is None and attr.dev == self.root_dev:
+            node = self._by_ino.get(attr.ino)
+            if node is not None and node.st_ino != attr.ino:
+                return None
+        return node
+
+    def _add(self, attr: Attr, parent: Node, name: bytes) -> Node:
+        dev = self._devices.setdefault(attr.dev, attr.dev)
+        number = attr.ino
+        if dev != self.root_dev or number in self._by_ino or not 1 < number < _OWN_NUMBERS:
+            number = self._next
+            self._next += 1
+        node = Node(Ino(number), attr, dev, parent, name)
+        self._by_ino[number] = node
+        if number != attr.ino:
+            self._others[dev, attr.ino] = node
+        return node
 
     def shown_ino(self, dev: int, ino: int) -> int:
         """Return the st_ino to show for an object: its own, on the device of the root.
@@ -176,14 +209,10 @@ class NodeTable:
         The object was just found or made as *name* in *parent*.  *fd*, where given, is a
         descriptor of it; with *pin* it is an open file's, and not the cache's to close.
         """
-        key = self._key(attr)
         with self._lock:
-            node = self._by_identity.get(key)
+            node = self._known(attr)
             if node is None or not _still(node, attr):
-                node = Node(Ino(self._next), attr, parent, name)
-                self._next += 1
-                self._by_ino[node.ino] = node
-                self._by_identity[key] = node
+                node = self._add(attr, parent, name)
             elif node is not self.root:
                 self._named(node, parent, name)
             node.nlookup += 1
@@ -203,7 +232,7 @@ class NodeTable:
 
     def find(self, attr: Attr) -> Node | None:
         """Return the node of the object that *attr* describes, if it is known."""
-        node = self._by_identity.get(self._key(attr))
+        node = self._known(attr)
         return node if node is not None and _still(node, attr) else None
 
     def forget(self, ino: Ino, nlookup: int) -> None:
@@ -224,9 +253,10 @@ class NodeTable:
         if node.nlookup > 0:
             return
         del self._by_ino[ino]
-        key = node.st_ino if node.dev == self.root_dev else (node.dev, node.st_ino)
-        if self._by_identity.get(key) is node:
-            del self._by_identity[key]
+        if ino != node.st_ino or node.dev != self.root_dev:
+            key = node.dev, node.st_ino
+            if self._others.get(key) is node:
+                del self._others[key]
         self._cached.pop(ino, None)
         node.fd = node.file = None
 
