@@ -39,12 +39,16 @@ import threading
 from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from stat import S_IFDIR, S_IFMT
+from time import monotonic
 from typing import ParamSpec, TypeVar
 
 from xloop.host import Descriptor, host
 from xloop.types import ROOT_INO, Attr, Ino
 
-__all__ = ["Node", "NodeTable"]
+__all__ = ["TICKS", "Node", "NodeTable"]
+
+#: Of the clock of :meth:`NodeTable.tick`, in a second.
+TICKS = 16
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -72,10 +76,10 @@ class Node:
         "ino",
         "kind",
         "name",
-        "nameless",
         "nlookup",
         "parent",
         "st_ino",
+        "told",
         "used",
     )
 
@@ -86,16 +90,18 @@ class Node:
         self.dev = dev
         self.kind = _KINDS[S_IFMT(attr.mode)]
         self.born = _born(attr)
+        #: The directory of the name below; None: of the root, and of what has lost its last known
+        #: name through us.
         self.parent = parent
         self.name = name  #: one of its names, the last that was seen
         self.nlookup = 0
+        #: When the name was last told to somebody, in ticks.
+        self.told = 0
         #: A reference; None: to be opened when needed.
         self.fd: Descriptor | None = None
         #: An open file of the node, while there is one: as good as a reference, and not the
         #: cache's to close.
         self.file: Descriptor | None = None
-        #: Its last known name was removed through us.
-        self.nameless = False
         self.used = False
 
 
@@ -139,6 +145,7 @@ class NodeTable:
         self._others: dict[tuple[int, int], Node] = {(attr.dev, attr.ino): self.root}
         self._devices = {attr.dev: attr.dev}
         self._next = _OWN_NUMBERS
+        self._now = 0
         # In the order in which they were opened: the hand of the clock is at the front.
         self._cached: dict[int, Node] = {}
         #: Set while there are references of files, for whoever calls :meth:`sweep`.
@@ -216,6 +223,7 @@ class NodeTable:
             elif node is not self.root:
                 self._named(node, parent, name)
             node.nlookup += 1
+            node.told = self.tick()
             if pin:
                 node.file = fd
             elif fd is not None and node.fd is None:
@@ -223,12 +231,18 @@ class NodeTable:
         return node
 
     def _named(self, node: Node, parent: Node, name: bytes) -> None:
+        found = node.parent is None
         node.parent = parent
         node.name = name
-        if node.nameless:
-            node.nameless = False
-            if node.fd is not None:
-                self._adopt(node, node.fd)
+        if found and node.fd is not None:
+            self._adopt(node, node.fd)
+
+    def tick(self) -> int:
+        """Return the time in :data:`TICKS` a second; the same object as long as it is the same."""
+        now = int(monotonic() * TICKS)
+        if now != self._now:
+            self._now = now
+        return self._now
 
     def find(self, attr: Attr) -> Node | None:
         """Return the node of the object that *attr* describes, if it is known."""
@@ -275,7 +289,7 @@ class NodeTable:
         """
         with self._lock:
             if last or (node.parent is parent and node.name == name):
-                node.nameless = True
+                node.parent = None
                 self._cached.pop(node.ino, None)
 
     # -- descriptors --------------------------------------------------------------------
@@ -309,8 +323,6 @@ class NodeTable:
         return fd
 
     def _open(self, node: Node, parent_fd: Descriptor) -> Descriptor:
-        if node.nameless:
-            raise _stale()
         try:
             fd = self.within_limits(host.open_ref, parent_fd, node.name)
         except FileNotFoundError:
@@ -396,7 +408,7 @@ class NodeTable:
             file = node.file
             node.file = other
             if other is None and file is not None and node.fd is None:
-                if node.nameless and node.nlookup > 0:
+                if node.parent is None and node.nlookup > 0:
                     # Nothing could open it again, but somebody may still hold it by a descriptor
                     # that the server was never told of (O_PATH).
                     node.fd = host.reopen_ref(file)

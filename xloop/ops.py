@@ -62,6 +62,11 @@ class Operations:
     #: :class:`~xloop.types.Opened` offers: 0 for a plain one, 1 for an overlayfs.
     stack_depth: int = 0
 
+    #: Seconds for which who asks believes a name and the attributes that came with it.  Set before
+    #: init() by a backend whose kernel asks readdirplus for what it may have been told already: an
+    #: entry that is still believed need not be told again.  0: tell everything.
+    believed: float = 0.0
+
     # -- life ---------------------------------------------------------------------------
 
     def init(self, *, kernel_checks: bool = False) -> None:
@@ -309,8 +314,8 @@ class Operations:
     ) -> Iterator[tuple[DirEntry, Entry | None]]:
         """As readdir, with the entry that lookup would give.  Lookup count: +1 for each entry.
 
-        None for '.' and '..', and for what could not be looked up: the kernel then asks for it when
-        it is wanted.  A consumer that has no room for an entry forgets it.  By default all of
+        None for '.' and '..', for what could not be looked up, and for what is still believed
+        (:attr:`believed`): the kernel asks for it when it is wanted.  A consumer that has no room for an entry forgets it.  By default all of
         readdir with None.
         """
         return ((entry, None) for entry in self.readdir(caller, ino, handle, offset))

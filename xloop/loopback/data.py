@@ -105,7 +105,7 @@ class Data(Locks):
             fd = self.nodes.within_limits(host.tmpfile, ref, flags, mode)
         attr = host.statx(fd)
         node = self.nodes.intern(attr, directory, b"", fd, pin=True)
-        node.nameless = True
+        node.parent = None  # it has no name
         return Entry(node.ino, self.nodes.shown(attr)), self._opened(node, fd, flags)
 
     def release(self, ino: Ino, handle: HandleId) -> None:

@@ -112,6 +112,7 @@ class DevFuseSession:
     def serve(self, ready: Callable[[], None] | None = None) -> None:
         try:
             self._shake_hands()
+            self._ops.believed = min(self._options.entry_timeout, self._options.attr_timeout)
             self._ops.init(kernel_checks=self._kernel_checks)
             try:
                 if ready is not None:
