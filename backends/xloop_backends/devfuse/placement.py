@@ -16,14 +16,10 @@ from __future__ import annotations
 
 import os
 
-from .abi import Opcode
-
 __all__ = ["Placement"]
 
 #: So many requests of one client in a row, before and between looks at where it is.
 _FIRST, _EVERY = 16, 256
-
-_DATA = frozenset({Opcode.READ, Opcode.WRITE, Opcode.COPY_FILE_RANGE, Opcode.FSYNC})
 
 
 class Placement:
@@ -42,14 +38,14 @@ class Placement:
         """Whether there is a choice."""
         return len(self._allowed) > 1
 
-    def heard(self, pid: int, opcode: int) -> None:
-        """Note a request of *pid*, a thread's id; 0: of nobody who waits."""
-        if pid == self._client and opcode not in _DATA:
+    def heard(self, pid: int, data: int) -> None:
+        """Note a request of *pid*, a thread's id; *data*: it moves data."""
+        if pid == self._client and not data:
             self._countdown -= 1
             if not self._countdown:
                 self._countdown = _EVERY
                 self._follow(pid)
-        elif pid:
+        else:
             self._client = pid
             self._countdown = _FIRST
             if self._cpu is not None:

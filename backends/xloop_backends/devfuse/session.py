@@ -5,11 +5,9 @@ Owns reading requests and finding their handler.  Does not own what a handler do
 (:mod:`.handlers`) nor what was agreed with the kernel (:mod:`.negotiate`).
 
 **Threads.**  Each has a descriptor of its own (FUSE_DEV_IOC_CLONE) where the device may be opened, and
-a buffer of its own.  One is always waiting for the next request: when the last one gets
-something to do, another takes its place, so that a slow disk or a stuck server of a network source
-does not stop the rest.  Those that are too many for what there is to do rest for a while before
-they end: starting one costs more than ten requests.  Locks that may wait for another process have
-threads of their own (:mod:`.waits`).
+a buffer of its own.  How many there are is :mod:`.crew`'s, and on which CPU they run
+:mod:`.placement`'s.  Locks that may wait for another process have threads of their own
+(:mod:`.waits`).
 
 **Recursion.**  A source may contain the mountpoint (somebody bind-mounts it there).  A request that
 comes from one of our own threads would need another of them, which may need a third.  It is
@@ -34,6 +32,7 @@ from xloop.types import Caller, Ino
 
 from . import abi, device
 from .abi import Init, Opcode
+from .crew import Crew, Member
 from .handlers import Handler, Handlers
 from .negotiate import MAX_WRITE, Terms, negotiate
 from .passthrough import Passthrough
@@ -44,14 +43,10 @@ __all__ = ["DevFuseSession"]
 
 _log = logging.getLogger("xloop.devfuse")
 
-#: Threads that wait for requests: one that has a request, one for what its client does not wait
-#: for (RELEASE), and one so that nobody has to be called while these two work.
-_WAITING = 3
-#: Seconds that a thread rests, and then ends.
-_REST = 10.0
 _MAX_THREADS = 64
 
 _NO_REPLY = frozenset({Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT})
+_MOVES_DATA = {Opcode.READ, Opcode.WRITE, Opcode.COPY_FILE_RANGE, Opcode.FSYNC}
 #: What may come from our own threads without harm: the end of something that is open.
 _FROM_SELF = _NO_REPLY | {Opcode.RELEASE, Opcode.RELEASEDIR, Opcode.FLUSH, Opcode.DESTROY}
 #: What allow_root leaves to everybody: it concerns files that were opened by somebody let in.
@@ -84,14 +79,8 @@ class DevFuseSession:
         self._kernel_checks = kernel_checks
         self._privileged = device.privileged()
         self._owner = os.getuid() if options.allow_root else None
-        self._max_threads = options.max_threads or _MAX_THREADS
+        self._crew = Crew(self._work, options.max_threads or _MAX_THREADS)
         self._lock = threading.Lock()
-        self._finished = threading.Condition(self._lock)
-        self._threads = 0
-        self._waiting = 0
-        #: Those that rest, each behind a lock that is released to call it; the last one first.
-        self._resting: list[threading.Lock] = []
-        self._over = False
         self._tids: set[int] = {threading.get_native_id()}
         self._terms: Terms | None = None
         self._passthrough: Passthrough | None = None
@@ -117,10 +106,7 @@ class DevFuseSession:
             try:
                 if ready is not None:
                     ready()
-                self._start_thread()
-                with self._finished:
-                    while self._threads:
-                        self._finished.wait()
+                self._crew.run()
             finally:
                 self._waits.close()
                 self._ops.destroy()
@@ -206,7 +192,7 @@ class DevFuseSession:
         terms = self._terms
         state: dict[str, object] = {
             "backend": "devfuse",
-            "threads": self._threads,
+            "threads": len(self._crew),
             "waiting locks": len(self._waits),
             "requests": {op.name: self.requests[op] for op in Opcode if self.requests[op]},
         }
@@ -219,44 +205,6 @@ class DevFuseSession:
 
     # -- threads ------------------------------------------------------------------------
 
-    def _start_thread(self) -> None:
-        with self._lock:
-            self._threads += 1
-            self._waiting += 1
-        threading.Thread(target=self._work, name="xloop", daemon=True).start()
-
-    def _call_another(self) -> None:
-        """Nobody waits for requests: let somebody who rests do it, or somebody new."""
-        with self._lock:
-            if self._waiting:
-                return
-            if self._resting:
-                self._waiting += 1
-                self._resting.pop().release()
-                return
-            if self._threads >= self._max_threads:
-                return
-        self._start_thread()
-
-    def _rest(self, gate: threading.Lock) -> bool:
-        """Rest until there is something to do again; False: there was nothing for long."""
-        if gate.acquire(timeout=_REST):
-            return True
-        with self._lock:
-            if gate in self._resting:
-                self._resting.remove(gate)
-                return False
-        return gate.acquire()  # called at the very last moment
-
-    def _end_all(self) -> None:
-        """There are no more requests: let those that rest see that too."""
-        with self._lock:
-            self._over = True
-            self._waiting += len(self._resting)
-            for gate in self._resting:
-                gate.release()
-            self._resting.clear()
-
     def _descriptor(self) -> Descriptor:
         if self._clones:
             fd = device.clone(self._connection)
@@ -265,7 +213,7 @@ class DevFuseSession:
             self._clones = False
         return self._connection
 
-    def _work(self) -> None:
+    def _work(self, member: Member) -> None:
         tid = threading.get_native_id()
         with self._lock:
             self._tids.add(tid)
@@ -274,7 +222,7 @@ class DevFuseSession:
             fd = self._descriptor()
             with self._lock:
                 self._descriptors[threading.get_ident()] = fd
-            self._loop(fd)
+            self._loop(fd, member)
         except BaseException as exc:  # noqa: BLE001
             # A thread that dies leaves its clients waiting for ever: end the whole mount instead.
             _log.critical("a serving thread failed", exc_info=exc)
@@ -284,14 +232,11 @@ class DevFuseSession:
             except (OSError, UnmountError) as problem:
                 _log.critical("%s", problem)
         finally:
-            with self._finished:
+            with self._lock:
                 self._tids.discard(tid)
                 self._descriptors.pop(threading.get_ident(), None)
-                self._threads -= 1
-                if not self._threads:
-                    self._finished.notify_all()
 
-    def _loop(self, fd: Descriptor) -> None:
+    def _loop(self, fd: Descriptor, member: Member) -> None:
         buffer = bytearray(MAX_WRITE + abi.HEADER_ROOM)
         view = memoryview(buffer)
         buffers = [buffer]
@@ -304,9 +249,9 @@ class DevFuseSession:
         owner = self._owner
         handlers = self._handlers
         assert handlers is not None
-        lock = self._lock
-        gate = threading.Lock()
-        gate.acquire()
+        crew = self._crew
+        last = Caller(0, 0, 0)
+        moves_data = bytes(opcode in _MOVES_DATA for opcode in range(256))
         placement = Placement()
         heard = placement.heard if placement.useful else None
         while True:
@@ -315,23 +260,23 @@ class DevFuseSession:
             except OSError as exc:
                 if exc.errno in (errno.ENOENT, errno.EINTR, errno.EAGAIN):
                     continue  # ENOENT: the request was withdrawn before we got it
-                with lock:
-                    self._waiting -= 1
-                self._end_all()
+                crew.end()
                 if exc.errno in (errno.ENODEV, errno.ECONNABORTED):
                     return  # unmounted
                 raise
-            with lock:
-                self._waiting -= 1
-                more = not self._waiting
             if not size:
-                self._end_all()
+                crew.end()
                 return  # cut off: see abort()
-            if more:
-                self._call_another()
+            member.requests += 1
+            member.busy = True
+            if crew.asleep:
+                crew.rouse()
             _length, opcode, unique, nodeid, uid, gid, pid, extensions = unpack(buffer)
-            if heard is not None:
-                heard(pid, opcode)
+            data = moves_data[opcode & 255]
+            if data:
+                crew.moving_data()
+            if heard is not None and pid:
+                heard(pid, data)
             try:
                 handler = table[opcode]
                 requests[opcode] += 1
@@ -351,18 +296,15 @@ class DevFuseSession:
                     caller = _extended(uid, gid, pid, view[end:size])
                     handler(fd, unique, Ino(nodeid), caller, view[header:end])
                 else:
-                    handler(fd, unique, Ino(nodeid), Caller(uid, gid, pid), view[header:size])
+                    if last.pid != pid or last.uid != uid or last.gid != gid:
+                        last = Caller(uid, gid, pid)
+                    handler(fd, unique, nodeid, last, view[header:size])
             except Exception as exc:  # noqa: BLE001  # errno_of() logs what is a bug
                 number = errno_of(exc)
                 if opcode not in _NO_REPLY:
                     handlers.error(fd, unique, number)
-            with lock:
-                rest = self._waiting >= _WAITING and not self._over
-                if rest:
-                    self._resting.append(gate)
-                else:
-                    self._waiting += 1
-            if rest and not self._rest(gate):
+            member.busy = False
+            if crew.on_duty > crew.wanted and not crew.rest(member):
                 return
 
     def _interrupt(
