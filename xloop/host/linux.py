@@ -53,6 +53,10 @@ _EACCESS = 0x200
 _REOPEN_STRIPS = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_NOCTTY | 0x20
 
 
+#: Makes a named tuple of its values, in half the time of calling its class.
+_tuple = tuple.__new__
+
+
 def _fail() -> OSError:
     number = ctypes.get_errno()
     return OSError(number, os.strerror(number))
@@ -199,7 +203,7 @@ def statx(ref: int, name: bytes = b"") -> Attr:
         dev_major,
         dev_minor,
     ) = _STATX.unpack_from(mine.statx_buffer)
-    return Attr(
+    values = (
         ino,
         size,
         blocks,
@@ -220,6 +224,7 @@ def statx(ref: int, name: bytes = b"") -> Attr:
         btime_nsec,
         mask & _STATX_BTIME != 0,
     )
+    return _tuple(Attr, values)
 
 
 # -- open files -------------------------------------------------------------------------
@@ -322,14 +327,17 @@ def read_dir(fd: int, buffer: bytearray) -> list[DirEntry]:
     size = _getdents64(fd, address, len(buffer))
     if size < 0:
         raise _fail()
+    records = bytes(memoryview(buffer)[:size])
     entries = []
     at = 0
     unpack = _DIRENT.unpack_from
+    end = records.index
     while at < size:
-        ino, offset, length, kind = unpack(buffer, at)
+        ino, offset, length, kind = unpack(records, at)
         name = at + 19
         # The kernel ends the name with NUL but leaves the padding behind it as it was.
-        entries.append(DirEntry(bytes(buffer[name : buffer.index(0, name)]), ino, kind, offset))
+        entry = records[name : end(b"\0", name)], ino, kind, offset
+        entries.append(_tuple(DirEntry, entry))
         at += length
     return entries
 

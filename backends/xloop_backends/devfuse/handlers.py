@@ -14,8 +14,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Callable, Iterable
-from typing import Protocol, TypeVar
+from collections.abc import Callable
+from typing import Protocol
 
 from xloop.errors import errno_of
 from xloop.ops import Operations
@@ -23,7 +23,6 @@ from xloop.options import MountOptions
 from xloop.types import (
     NOW,
     Caller,
-    DirEntry,
     Entry,
     HandleId,
     Ino,
@@ -40,14 +39,19 @@ from .replies import Replies, split_timeout
 
 __all__ = ["Handler", "Handlers"]
 
-T = TypeVar("T")
-
 #: (descriptor that the request came in by, unique, nodeid, caller, body of the request)
 Handler = Callable[[int, int, Ino, Caller, memoryview], None]
 
 _ENTRY_REPLY = abi.ENTRY_REPLY
 _OPEN_REPLY = abi.OPEN_REPLY
 _CREATE_REPLY = abi.CREATE_REPLY
+_pack_entry = abi.ENTRY_OUT.pack
+_ENTRY_SIZE = abi.ENTRY_OUT.size
+_NO_ENTRY = bytes(_ENTRY_SIZE)
+_pack_dirent = abi.DIRENT.pack
+_DIRENT_SIZE = abi.DIRENT.size
+#: What follows a name of a length, taken modulo 8.
+_PADDING = [bytes(-length & 7) for length in range(8)]
 
 
 class Wait(Protocol):
@@ -422,40 +426,51 @@ class Handlers(Replies):
 
     def readdir(self, fd: int, unique: int, nodeid: Ino, caller: Caller, body: memoryview) -> None:
         fh, offset, size, _flags, _owner, _file_flags = abi.READ_IN.unpack_from(body)
-        entries = self.ops.readdir(caller, nodeid, HandleId(fh), offset)
         parts: list[bytes] = []
         room = size
-        for entry in _until_error(entries, parts):
-            record = _dirent(entry)
-            room -= len(record)
-            if room < 0:
-                break
-            parts.append(record)
+        try:
+            for name, ino, kind, next_ in self.ops.readdir(caller, nodeid, HandleId(fh), offset):
+                length = len(name)
+                room -= _DIRENT_SIZE + length + (-length & 7)
+                if room < 0:
+                    break
+                parts += _pack_dirent(ino, next_, length, kind), name, _PADDING[length & 7]
+        except Exception as exc:
+            if not parts:
+                raise
+            errno_of(exc)  # logs what is a bug; the next call meets it again
         self._send_data(fd, unique, b"".join(parts))
 
     def readdirplus(
         self, fd: int, unique: int, nodeid: Ino, caller: Caller, body: memoryview
     ) -> None:
         fh, offset, size, _flags, _owner, _file_flags = abi.READ_IN.unpack_from(body)
-        entries = self.ops.readdirplus(caller, nodeid, HandleId(fh), offset)
         parts: list[bytes] = []
+        append = parts.append
         taken: list[tuple[Ino, int]] = []
         room = size
-        for entry, found in _until_error(entries, parts):
-            record = _dirent(entry)
-            room -= len(record) + abi.ENTRY_OUT.size
-            if room < 0:
-                if found is not None:
-                    self.ops.forget(found.ino, 1)
-                break
-            if found is None:
-                parts.append(bytes(abi.ENTRY_OUT.size))
-            else:
-                taken.append((found.ino, 1))
-                parts.append(
-                    abi.ENTRY_OUT.pack(found.ino, 0, *self._timeouts(found), *found.attr[:15], 0)
-                )
-            parts.append(record)
+        try:
+            for (name, ino, kind, next_), found in self.ops.readdirplus(
+                caller, nodeid, HandleId(fh), offset
+            ):
+                length = len(name)
+                room -= _ENTRY_SIZE + _DIRENT_SIZE + length + (-length & 7)
+                if room < 0:
+                    if found is not None:
+                        self.ops.forget(found.ino, 1)
+                    break
+                if found is None:
+                    append(_NO_ENTRY)
+                else:
+                    taken.append((found.ino, 1))
+                    append(_pack_entry(found.ino, 0, *self._timeouts(found), *found.attr[:15], 0))
+                append(_pack_dirent(ino, next_, length, kind))
+                append(name)
+                append(_PADDING[length & 7])
+        except Exception as exc:
+            if not parts:
+                raise
+            errno_of(exc)  # logs what is a bug; the next call meets it again
         if not self._send_data(fd, unique, b"".join(parts)):
             self.ops.batch_forget(taken)
 
@@ -577,19 +592,3 @@ class Handlers(Replies):
 def _strings(body: memoryview, count: int) -> list[bytes]:
     """Return the first *count* strings of *body*, each of which ends with a NUL."""
     return bytes(body).split(b"\0", count)[:count]
-
-
-def _dirent(entry: DirEntry) -> bytes:
-    name = entry.name
-    length = len(name)
-    return abi.DIRENT.pack(entry.ino, entry.offset, length, entry.type) + name + bytes(-length & 7)
-
-
-def _until_error(entries: Iterable[T], taken: list[bytes]) -> Iterable[T]:
-    """Yield *entries*; an error after the first is left for the next call to meet again."""
-    try:
-        yield from entries
-    except Exception as exc:
-        if not taken:
-            raise
-        errno_of(exc)  # logs what is a bug
