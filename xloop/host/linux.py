@@ -278,6 +278,11 @@ def syncfs(fd: int) -> None:
 _SILENT_AT_CLOSE = frozenset({0xEF53, 0x58465342, 0x9123683E, 0x01021994, 0x858458F6, 0xF2F52010})
 
 
+def notes_mapped_writes(ref: int) -> bool:
+    """Tell whether writing to a mapping of a file there moves its times: not on tmpfs and ramfs."""
+    return _magic_number(ref) not in (0x01021994, 0x858458F6)
+
+
 def close_reports(ref: int) -> bool:
     return _magic_number(ref) not in _SILENT_AT_CLOSE
 

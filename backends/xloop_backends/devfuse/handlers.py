@@ -34,6 +34,7 @@ from xloop.types import (
 from . import abi
 from .abi import Init, Opcode
 from .negotiate import Terms
+from .pagecache import PageCache
 from .passthrough import Passthrough
 from .replies import Replies, split_timeout
 
@@ -75,6 +76,7 @@ class Handlers(Replies):
         super().__init__(operations, options, passthrough, connection)
         self.terms = terms
         self._wait = wait
+        self._pages = PageCache()
         self._negative = options.negative_timeout > 0
         self._negative_timeout = split_timeout(options.negative_timeout)
 
@@ -104,9 +106,13 @@ class Handlers(Replies):
             self._entry(fd, unique, entry)
 
     def forget(self, fd: int, unique: int, nodeid: Ino, caller: Caller, body: memoryview) -> None:
-        if self.passthrough is not None:
-            self.passthrough.forgotten(nodeid)
+        self._forgotten(nodeid)
         self.ops.forget(nodeid, abi.FORGET_IN.unpack_from(body)[0])
+
+    def _forgotten(self, ino: Ino) -> None:
+        self._pages.forgotten(ino)
+        if self.passthrough is not None:
+            self.passthrough.forgotten(ino)
 
     def batch_forget(
         self, fd: int, unique: int, nodeid: Ino, caller: Caller, body: memoryview
@@ -115,9 +121,8 @@ class Handlers(Replies):
         start = abi.BATCH_FORGET_IN.size
         pairs = abi.FORGET_ONE.iter_unpack(body[start : start + count * abi.FORGET_ONE.size])
         forgets = [(Ino(ino), nlookup) for ino, nlookup in pairs]
-        if self.passthrough is not None:
-            for ino, _ in forgets:
-                self.passthrough.forgotten(ino)
+        for ino, _ in forgets:
+            self._forgotten(ino)
         self.ops.batch_forget(forgets)
 
     def getattr(self, fd: int, unique: int, nodeid: Ino, caller: Caller, body: memoryview) -> None:
@@ -267,10 +272,10 @@ class Handlers(Replies):
                 if ino in self._written:
                     self._notify_attributes(ino)
                 return answer | abi.FOPEN_PASSTHROUGH, backing_id
-        if opened.keep_cache:
-            answer |= abi.FOPEN_KEEP_CACHE
         if opened.direct_io:
             answer |= abi.FOPEN_DIRECT_IO
+        elif opened.keep_cache or self._pages.keeps(ino, opened.fd, flags):
+            answer |= abi.FOPEN_KEEP_CACHE
         return answer, 0
 
     def _close(self, ino: Ino, handle: HandleId) -> None:
