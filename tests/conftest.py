@@ -98,6 +98,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--require-mount", action="store_true", help="fail, not skip, where a backend cannot mount"
     )
+    group.addoption(
+        "--write-requests",
+        action="store_true",
+        help="write the table of requests into docs/performance.md",
+    )
     group.addoption("--source-dir", metavar="DIR", help="where the source directories are made")
     group.addoption(
         "--contract-subject",

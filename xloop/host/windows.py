@@ -76,6 +76,10 @@ seek_dir = windows_dirs.seek_dir
 spelling = windows_dirs.spelling
 
 
+def is_case_sensitive(ref: int) -> bool:
+    return CASE_SENSITIVE
+
+
 def stack_depth(ref: int) -> int:
     return 0
 
@@ -142,6 +146,12 @@ def pwrite(fd: int, data: bytes | memoryview, offset: int) -> int:
     return api.write_at(fd, data, offset)
 
 
+def pwrite_in_place(fd: int, data: bytes | memoryview, offset: int) -> int:
+    _fail(
+        errno.EOPNOTSUPP
+    )  # a handle may append, or write where it likes; which, its opening decides
+
+
 def fsync(fd: int) -> None:
     try:
         api.flush(fd)
@@ -155,6 +165,10 @@ fdatasync = fsync
 
 def syncfs(fd: int) -> None:
     _fail(errno.EOPNOTSUPP)  # needs a handle of the volume, and so an administrator
+
+
+def close_reports(ref: int) -> bool:
+    return False
 
 
 def report_close(fd: int) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from xloop.host import Descriptor, host
 from xloop.loopback.base import LoopbackBase
 from xloop.loopback.streams import DirStream
+from xloop.nodes import TICKS
 from xloop.types import Caller, DirEntry, Entry, HandleId, Ino, Opened
 
 __all__ = ["Dirs"]
@@ -33,20 +34,36 @@ class Dirs(LoopbackBase):
         self, caller: Caller, ino: Ino, handle: HandleId, offset: int
     ) -> Iterator[tuple[DirEntry, Entry | None]]:
         stream = self._stream(handle)
-        node = stream.node
+        directory = stream.node
         nodes = self.nodes
+        fd = stream.fd
+        known = nodes.get
+        # For an eighth of the time after that it is believed still: long enough to ask for it.
+        since = nodes.tick() - self.believed * TICKS * 7 / 8
         for raw in stream.entries(offset):
             name = raw.name
-            entry = None
-            if name not in (b".", b".."):
-                try:
-                    with self._as(caller):
-                        attr = host.statx(stream.fd, name)
-                    child = nodes.intern(attr, node, name, None)
-                    entry = Entry(child.ino, nodes.shown(attr))
-                except OSError:
-                    pass  # gone meanwhile, or not to be searched: the name is listed all the same
-            yield self._shown(stream, raw, entry), entry
+            child = known(raw.ino)
+            if (
+                child is not None
+                and child.told > since
+                and child.parent is directory
+                and child.name == name
+            ):
+                yield raw, None
+                continue
+            if name == b"." or name == b"..":
+                yield self._shown(stream, raw, None), None
+                continue
+            try:
+                with self._as(caller):
+                    attr = host.statx(fd, name)
+            except OSError:
+                # Gone meanwhile, or not to be searched: the name is listed all the same.
+                yield self._shown(stream, raw, None), None
+                continue
+            child = nodes.intern(attr, directory, name, None)
+            entry = Entry(child.ino, nodes.shown(attr))
+            yield raw if raw.ino == entry.attr.ino else self._shown(stream, raw, entry), entry
 
     def _shown(self, stream: DirStream, raw: DirEntry, entry: Entry | None) -> DirEntry:
         """Return *raw* with the number to show; *entry* is what it was found to be, if it was."""
