@@ -270,6 +270,94 @@ def test_a_mount_that_is_cut_off_ends_whatever_it_is_doing(
 
 @each
 @pytest.mark.mount
+def test_an_interrupt_that_overtakes_its_request_ends_the_wait(
+    backend: str, places: tuple[str, str]
+) -> None:
+    """The thread that has read the request is not scheduled, another one reads the interrupt."""
+    done = run(
+        """
+        import fcntl, os, signal, subprocess, threading, xloop
+        from xloop import registry
+        from xloop.options import MountOptions
+        name, source, mnt = sys.argv[1:]
+        SETLKW, INTERRUPT = 33, 36  # fuse_kernel.h
+        open(source + "/f", "w").close()
+        session = registry.load(name).mount(xloop.Loopback(source), mnt, MountOptions())
+        begun, overtaken, process = threading.Event(), threading.Event(), session._lib.process
+        def slowly(buffer):
+            opcode = session._request.opcode
+            if opcode == SETLKW:
+                begun.set()
+                overtaken.wait(20)
+            process(buffer)
+            if opcode == INTERRUPT:
+                overtaken.set()
+        session._lib.process = slowly
+        ready = threading.Event()
+        thread = threading.Thread(target=session.serve, args=(ready.set,))
+        thread.start()
+        ready.wait(20)
+        held = open(source + "/f", "r+")
+        fcntl.flock(held, fcntl.LOCK_EX)
+        program = '''
+        import ctypes, errno, signal, sys
+        f, lib = open(sys.argv[1], "r+"), ctypes.CDLL(None, use_errno=True)
+        signal.signal(signal.SIGUSR1, lambda *_: None)
+        print(lib.flock(f.fileno(), 2), errno.errorcode[ctypes.get_errno()], flush=True)
+        '''
+        import textwrap
+        with subprocess.Popen([sys.executable, "-c", textwrap.dedent(program), mnt + "/f"],
+                              stdout=subprocess.PIPE, text=True) as waiter:
+            begun.wait(20)
+            waiter.send_signal(signal.SIGUSR1)
+            try:
+                print(waiter.communicate(timeout=10)[0], end="")
+            except subprocess.TimeoutExpired:
+                print("it waits for ever")
+                fcntl.flock(held, fcntl.LOCK_UN)
+        held.close()
+        session.unmount()
+        thread.join(20)
+        print(thread.is_alive())
+        """,
+        backend,
+        *places,
+    )
+    assert done.stdout == "-1 EINTR\nFalse\n", done.stderr
+
+
+@each
+@pytest.mark.mount
+@pytest.mark.skipif(not ROOT, reason="needs root: only root may cut off a mount")
+def test_a_mount_that_others_cut_off_ends_with_all_that_wait(
+    backend: str, places: tuple[str, str]
+) -> None:
+    import fcntl
+
+    Path(places[0], "f").touch()
+    program = "import fcntl, sys; f = open(sys.argv[1], 'r+'); fcntl.flock(f, fcntl.LOCK_EX)"
+    mount = xloop.mount(*places, backend=backend)
+
+    def server_waits() -> bool:
+        lines = Path("/proc/locks").read_text().splitlines()
+        return any({"->", str(mount.pid)} <= set(line.split()) for line in lines)
+
+    with open(places[0] + "/f", "r+") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with subprocess.Popen(
+            [sys.executable, "-c", program, places[1] + "/f"], stderr=subprocess.DEVNULL
+        ) as waiter:
+            while not server_waits():
+                assert waiter.poll() is None
+            # Which aborts the connection, before it looks whether somebody uses the mount.
+            subprocess.run(["umount", "-f", "-l", places[1]], check=True)
+            assert waiter.wait(20) != 0
+        mount.unmount()
+        assert not Path(f"/proc/{mount.pid}").exists()
+
+
+@each
+@pytest.mark.mount
 def test_more_may_wait_for_a_lock_than_there_are_threads(
     backend: str, places: tuple[str, str]
 ) -> None:

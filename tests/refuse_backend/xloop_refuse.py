@@ -370,6 +370,7 @@ class RefuseOperations:
         caller, handle = self._caller(), HandleId(file.fh)
         if command != fcntl.F_GETLK:
             wait = command == fcntl.F_SETLKW
+            self._may_wait(wait)
             self._view.setlk(caller, handle, file.lock_owner, lock, wait=wait)
             return
         found = self._view.getlk(caller, handle, file.lock_owner, lock)
@@ -378,7 +379,13 @@ class RefuseOperations:
         asked.l_pid = found.pid
 
     def flock(self, path: str | None, file: Any, operation: int) -> None:
+        self._may_wait(not operation & fcntl.LOCK_NB)
         self._view.flock(self._caller(), HandleId(file.fh), operation)
+
+    def _may_wait(self, wait: bool) -> None:
+        # Who was interrupted before libfuse began with this gets no signal from it.
+        if wait and self._high._libfuse.fuse_interrupted():
+            raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
 
 
 _HIDDEN = re.compile(rb"\.fuse_hidden[0-9a-f]{16}")

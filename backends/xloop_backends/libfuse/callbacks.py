@@ -81,6 +81,7 @@ class Callbacks:
         self._has_cache_readdir = hasattr(binding.fuse_file_info, "cache_readdir")
         self._context = library_of(binding).fuse_get_context
         self._getgroups = library_of(binding).fuse_getgroups
+        self._interrupted = library_of(binding).fuse_interrupted
         self._keep: list[Any] = []
 
     def table(self) -> Any:
@@ -541,6 +542,9 @@ class Callbacks:
             if not wait or exc.errno not in (errno.EAGAIN, errno.EACCES):
                 raise
             with self._waiting():
+                # Who was interrupted before the library began with this gets no signal from it.
+                if self._interrupted():
+                    raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR)) from None
                 take(True)
 
 

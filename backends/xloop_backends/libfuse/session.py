@@ -10,7 +10,8 @@ something to do another is started.  A thread that waits for a lock does not cou
 many do: the request that gives the lock up must find one.
 
 **Signals.**  When a caller is interrupted the library sends WAKE to the thread that works for it, until
-that is done: a wait ends with EINTR, and everything else goes on.
+that is done: a wait ends with EINTR, and everything else goes on.  So do all waits at the end of the
+connection: whoever cut it off has taken away those who could give the lock up.
 
 **Recursion.**  A request that one of our own threads causes (the mountpoint lies in the source) is answered
 with ELOOP: it would need another thread, and that one a third.
@@ -118,6 +119,7 @@ class LibfuseSession:
         self._waiting = 0  #: threads that wait for a lock
         self._failure: BaseException | None = None
         self._over = False
+        self._cut = False  #: nobody is there any more who could be replied to
         try:
             signal.signal(_WAKE, _nothing)
         except ValueError:
@@ -200,6 +202,14 @@ class LibfuseSession:
             os.dup2(null, self._lib.descriptor, inheritable=False)
         threading.Thread(target=self._wake_all, name="abort", daemon=True).start()
 
+    def _end_waits(self) -> None:
+        """The connection is gone: nobody waits any more, though a thread here may still do so."""
+        with self._lock:
+            first, self._cut = not self._cut, True
+            if not first or not self._waiting:
+                return
+        threading.Thread(target=self._wake_all, name="end", daemon=True).start()
+
     def _wake_all(self) -> None:
         # A signal that comes just before its thread enters a system call is lost: so again.
         with self._finished:
@@ -271,6 +281,7 @@ class LibfuseSession:
                     continue
                 with lock:
                     self._idle -= 1
+                self._end_waits()
                 if size == 0 or self._lib.exited():
                     return  # unmounted
                 raise OSError(-size, os.strerror(-size))
@@ -303,6 +314,8 @@ class LibfuseSession:
     def _wait(self) -> Iterator[None]:
         """This thread waits for another process, and so is none of those that serve."""
         with self._lock:
+            if self._cut:
+                raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
             self._waiting += 1
             more = not self._idle
         if more:
