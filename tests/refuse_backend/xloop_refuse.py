@@ -34,6 +34,7 @@ from xloop.types import NOW, Attr, Caller, HandleId, LockRange, Opened, SetAttr,
 ENCODING = "latin-1"
 
 _LIBRARY = "libfuse.so.2"
+_PATH = "FUSE_LIBRARY_PATH"
 _NO_ID = -1
 _END = 2**63 - 1
 
@@ -65,9 +66,15 @@ class Flock(ctypes.Structure):
 
 def _high() -> Any:
     """Return refuse.high, which looks for its library when it is imported."""
-    os.environ.setdefault("FUSE_LIBRARY_PATH", _LIBRARY)
-    from refuse import high
-
+    before = os.environ.get(_PATH)
+    os.environ[_PATH] = _LIBRARY
+    try:
+        from refuse import high
+    finally:
+        if before is None:
+            del os.environ[_PATH]
+        else:
+            os.environ[_PATH] = before
     return high
 
 

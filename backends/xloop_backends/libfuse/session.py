@@ -39,10 +39,10 @@ from xloop.pathview import PathView
 from xloop.types import Caller
 
 from . import abi, mounting
-from .callbacks import Callbacks2, Callbacks3
 from .library import Library, Library2, Library3, library_of, load
 from .negotiate import Terms
 from .request import Request
+from .versions import Callbacks2, Callbacks3
 
 __all__ = ["LibfuseSession"]
 
