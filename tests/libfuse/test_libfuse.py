@@ -419,6 +419,51 @@ def test_the_kernel_is_made_to_forget_a_path(backend: str, places: tuple[str, st
     assert done.stdout == "[0, 0, 5, 'ENOENT']\n", done.stderr
 
 
+@each
+@pytest.mark.mount
+def test_what_is_kept_beside_the_library_goes_with_its_nodes(
+    backend: str, places: tuple[str, str]
+) -> None:
+    done = run(
+        """
+        import os, subprocess, threading, time, xloop
+        from xloop import registry
+        from xloop.options import MountOptions
+        name, source, mnt = sys.argv[1:]
+        loopback = xloop.Loopback(source)
+        session = registry.load(name).mount(loopback, mnt, MountOptions())
+        ready = threading.Event()
+        thread = threading.Thread(target=session.serve, args=(ready.set,))
+        thread.start()
+        ready.wait(20)
+        kept = session._callbacks
+        # Not by way of cwd=: the child would go there while we, who serve it, wait for the child.
+        script = "cd $0; exec 3>f 4>g; mkdir d; ln f d/h; echo x >d/i; stat * d/*; read line <d/i; rm g"
+        with subprocess.Popen(["sh", "-c", script + "; echo ready; read x", mnt], text=True,
+                              stdin=subprocess.PIPE, stdout=subprocess.PIPE) as user:
+            while user.stdout.readline() != "ready\\n":
+                pass
+            open_, types = len(loopback.handles), len(kept._types)
+            names = len(session._view._kept)
+            user.communicate("\\n")
+        subprocess.run(["sh", "-c", "cd $0; stat d/h; rm -r f d", mnt], check=True,
+                       stdout=subprocess.DEVNULL)
+        def left():  # beside the root
+            return (len(set(kept._types) - {1}), len(kept._opens), len(session._view._open),
+                    len(session._view._kept), len(loopback.handles), len(loopback.nodes) - 1)
+        deadline = time.monotonic() + 20
+        while any(left()) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        session.unmount()
+        thread.join(20)
+        print(open_ >= 2, types > 1, names, left(), len(os.listdir(source)))
+        """,
+        backend,
+        *places,
+    )
+    assert done.stdout == "True True 1 (0, 0, 0, 0, 0, 0) 0\n", done.stdout + done.stderr
+
+
 # -- what only the path-based interface can get wrong ----------------------------------------
 
 
