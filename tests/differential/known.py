@@ -32,7 +32,8 @@ class Excuse(NamedTuple):
 
     why: str
     #: What a subject must have, all of it: "fuse", "inprocess", "served" (data comes through xloop),
-    #: and the type of the source's file system.
+    #: "unchecked" (the source checks permissions), "path" (files are known by their paths), "libfuse3",
+    #: "libfuse2", "refuse", and the type of the source's file system.
     tags: frozenset[str]
     #: Calls that are not made at all.
     without: frozenset[str] = frozenset()
@@ -49,6 +50,11 @@ class Excuse(NamedTuple):
     #: Times (a, m, c) that are not compared, and the types of file for which.
     times: str = ""
     types: frozenset[int] = frozenset()
+    #: Errors that say that the subject does not know any more what a slot holds: it is closed on both
+    #: sides.
+    loses: frozenset[str] = frozenset()
+    #: Calls that may move no time.
+    calm: frozenset[str] = frozenset()
 
 
 def _both_fail(*calls: str) -> Applies:
@@ -80,6 +86,29 @@ def _locks_through_one_file(step: Step, mine: Any, theirs: Any) -> bool:
     # An open file asked with F_UNLCK about itself tells of the process's locks too.
     return step.call == "getlk" and 2 in (getattr(mine, "type", None), step.args[1])
 
+
+_LOST = (Failed("ESTALE"), Failed("ENOENT"))
+_BY_SLOT = {
+    "fsetxattr",
+    "fgetxattr",
+    "fremovexattr",
+    "fchmod",
+    "fchown",
+    "futime",
+    "ftruncate",
+    "names_of_slot",
+}
+_BY_SLOT |= {
+    "inode_flags",
+    "fallocate",
+    "lseek",
+    "flock",
+    "setlk",
+    "getlk",
+    "link_fd",
+    "mmap",
+    "fsync",
+}
 
 KNOWN: list[Excuse] = [
     Excuse(
@@ -233,6 +262,54 @@ KNOWN: list[Excuse] = [
             and bool({mine.errno, theirs.errno} & {"EACCES", "EPERM"})
         ),
     ),
+    Excuse(
+        "the path-based interface of libfuse has no O_TMPFILE",
+        frozenset({"path"}),
+        without=frozenset({"tmpfile"}),
+    ),
+    Excuse(
+        "libfuse knows files by path: what is held and has none any more (its directory is gone too, or it was "
+        "not open but held by O_PATH) is answered with ESTALE by version 3 and with ENOENT by version 2",
+        frozenset({"path"}),
+        loses=frozenset({"ESTALE", "ENOENT"}),
+        applies=lambda step, mine, _: step.call in _BY_SLOT and mine in _LOST,
+    ),
+    Excuse(
+        "the same for what may not be searched for any more, where the source checks permissions",
+        frozenset({"path", "unchecked"}),
+        loses=frozenset({"EACCES"}),
+        applies=lambda step, mine, _: step.call in _BY_SLOT and mine == Failed("EACCES"),
+    ),
+    Excuse(
+        "libfuse does not pass on that a write is by somebody else (FUSE_WRITE_KILL_SUIDGID): the kernel clears "
+        "the bits, but not S_ISGID where the group may not execute",
+        frozenset({"path"}),
+        clears_set_id=frozenset(
+            {
+                "write",
+                "pwrite",
+                "make",
+                "append",
+                "truncate",
+                "ftruncate",
+                "fallocate",
+                "copy_file_range",
+                "mmap",
+            }
+        ),
+    ),
+    Excuse(
+        "refuse passes a SETATTR of nothing on as a question for the attributes",
+        frozenset({"refuse"}),
+        calm=frozenset({"chown", "lchown", "fchown"}),
+    ),
+    Excuse(
+        "libfuse 2 has a rename without flags: the kernel answers EINVAL to all of them",
+        frozenset({"libfuse2"}),
+        applies=lambda step, mine, _: (
+            step.call == "rename" and step.args[2] != 0 and mine == Failed("EINVAL")
+        ),
+    ),
 ]
 
 
@@ -257,6 +334,18 @@ class Known:
 
     def blurs_mtime(self, call: str) -> bool:
         return any(call in excuse.blurs_mtime for excuse in self._excuses)
+
+    @property
+    def loses_any(self) -> bool:
+        return any(excuse.loses for excuse in self._excuses)
+
+    def loses(self, error: object) -> bool:
+        return isinstance(error, Failed) and any(
+            error.errno in excuse.loses for excuse in self._excuses
+        )
+
+    def is_calm(self, call: str) -> bool:
+        return any(call in excuse.calm for excuse in self._excuses)
 
     def retries(self, call: str) -> bool:
         return any(call in excuse.retried for excuse in self._excuses)

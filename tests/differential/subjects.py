@@ -51,6 +51,8 @@ class Unavailable(Exception):
 _PASSED = frozenset({"fuse", "passthrough"})
 _SERVED = frozenset({"fuse", "served"})
 _UNCHECKED = _SERVED | {"unchecked"}
+#: What knows files by their paths, and by which library.
+_BY_PATH = (_SERVED if ROOT else _UNCHECKED) | {"path"}
 #: Where the source checks permissions (a mount for its owner alone), the kernel does not ask again
 #: whether a directory may be searched while it believes the names in it.
 _UNCACHED: dict[str, Any] = {"entry_timeout": 0.0}
@@ -59,6 +61,10 @@ SUBJECTS = [
     # Root's kernel reads and writes by itself (passthrough), an ordinary user never has that.
     Subject("devfuse", "devfuse", _PASSED if ROOT else _UNCHECKED, {} if ROOT else _UNCACHED),
     Subject("devfuse-served", "devfuse", _SERVED, {"passthrough": False}, only="root"),
+    Subject("libfuse3", "libfuse3", _BY_PATH | {"libfuse3"}, {} if ROOT else _UNCACHED),
+    Subject("libfuse2", "libfuse2", _BY_PATH | {"libfuse2"}, {} if ROOT else _UNCACHED),
+    # The same library, with what refuse does not pass on besides.
+    Subject("refuse", "refuse", _BY_PATH | {"libfuse2", "refuse"}, {} if ROOT else _UNCACHED),
 ]
 
 

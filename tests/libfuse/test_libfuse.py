@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from libfuse.support import BOTH, each, mounted, run
+from libfuse.support import BOTH, ROOT, each, mounted, run
 from xloop import mounts, registry
 from xloop.errors import BackendUnavailable, MountError, OptionError
 from xloop.options import MountOptions
@@ -347,19 +347,50 @@ def test_before_the_epoch_is_a_time_too() -> None:
     import ctypes
 
     mfusepy = _mfusepy()
-    from xloop.types import NOW, Attr
-    from xloop_backends.libfuse.abi import attr_writer, times
+    from xloop.types import Attr
+    from xloop_backends.libfuse.abi import attr_writer
 
     st = mfusepy.c_stat()
     attr_writer(mfusepy.c_stat)(ctypes.addressof(st), Attr.make(0o100644)._replace(mtime=-5))
     assert st.st_mtimespec.tv_sec == -5
-    pair = mfusepy.c_utimbuf()
-    pair.actime.tv_sec, pair.actime.tv_nsec = -1, 999_999_999
-    pair.modtime.tv_nsec = (1 << 30) - 2
-    assert times(ctypes.addressof(pair), mfusepy.c_utimbuf) == [-1, None]
-    pair.actime.tv_nsec = (1 << 30) - 1
-    assert times(ctypes.addressof(pair), mfusepy.c_utimbuf)[0] is NOW
-    assert times(None, mfusepy.c_utimbuf) == [NOW, NOW]
+
+
+def test_changes_are_read_where_fuse_setattr_in_has_them() -> None:
+    import struct
+
+    from xloop.types import NOW
+    from xloop_backends.libfuse.abi import changes
+
+    def asked(valid: int) -> Any:
+        # valid padding fh size lock_owner atime mtime ctime atimensec mtimensec ctimensec mode
+        # unused uid gid unused
+        times = -1, 5, 7, 999_999_999, 6, 8
+        numbers = (valid, 99, 1, 70, 2, *times, 0o106755, 98, 1001, 1002, 97)
+        return changes(struct.pack("=IIQQQqqqIIIIIIII", *numbers))
+
+    assert asked(0).nothing
+    one = asked(1 | 8 | 16)
+    assert (one.mode, one.size, one.atime, one.mtime) == (0o6755, 70, -1, None)
+    assert (one.uid, one.gid, one.kill_suidgid) == (None, None, False)
+    other = asked(2 | 4 | 16 | 32 | 128 | 1 << 11)
+    assert (other.uid, other.gid, other.kill_suidgid) == (1001, 1002, True)
+    assert other.atime is NOW
+    assert other.mtime == 5_000_000_006
+
+
+@each
+@pytest.mark.mount
+@pytest.mark.skipif(ROOT, reason="needs an ordinary user: root may give files away")
+def test_a_change_of_several_attributes_that_is_refused_changes_none(
+    backend: str, places: tuple[str, str]
+) -> None:
+    # The kernel asks for owner and mode at once: what is given away loses S_ISUID and S_ISGID.
+    with mounted(places, backend) as (source, mnt):
+        Path(mnt, "f").touch()
+        os.chmod(mnt + "/f", 0o2770)
+        with pytest.raises(PermissionError):
+            os.chown(mnt + "/f", 1001, -1)
+        assert os.stat(source + "/f").st_mode & 0o7777 == 0o2770
 
 
 def test_a_mount_error_has_words_and_a_way_out() -> None:

@@ -26,7 +26,7 @@ from typing import Any
 from xloop.errors import errno_of
 from xloop.host import host
 from xloop.pathview import PathView
-from xloop.types import Attr, Caller, HandleId, LockRange, Opened, SetAttr
+from xloop.types import Attr, Caller, HandleId, LockRange, Opened
 
 from . import abi
 from .library import library_of
@@ -39,8 +39,8 @@ fcntl: Any = _fcntl  # not every system has all of it
 
 _END = 2**63 - 1
 _ALL = ctypes.c_char * (1 << 30)  # never made, only looked through
-_NO_ID = 0xFFFFFFFF
-_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
+#: What a path is answered with that leads nowhere any more, or not for this caller.
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.EACCES)
 _MAX_GROUPS = 65536  # NGROUPS_MAX
 
 
@@ -74,6 +74,8 @@ class Callbacks:
         self._types: dict[int, int] = {}
         #: The handles that were opened for each of the library's nodes.
         self._opens: dict[int, list[HandleId]] = {}
+        #: The files that are open without a name in the library's eyes, by their hidden names.
+        self._hidden: dict[bytes, tuple[int, int]] = {}
         self._lock = threading.Lock()
         self._write_attr = abi.attr_writer(binding.c_stat)
         self._file = binding.fuse_file_info.from_address
@@ -117,6 +119,10 @@ class Callbacks:
 
     def _getattr(self, path: bytes | None, address: int, handle: HandleId | None) -> int:
         view = self._view
+        if self._request.opcode == abi.SETATTR:
+            # Of one that changes nothing (chown(2) with neither owner nor group) the library asks
+            # for the answer only; it moves the time of change all the same.
+            self._setattr(path, handle)
         try:
             attr = view.getattr(self._request.caller, path, handle)
         except OSError as exc:
@@ -134,11 +140,17 @@ class Callbacks:
             attr = attr._replace(nlink=attr.nlink + 1)
         if self._request.opcode == abi.GETATTR:
             self._check_type(attr)
-        if attr.nlink > 1 and not stat.S_ISDIR(attr.mode) and not self._request.distrusts:
+        if self._has_other_names(attr) and not self._request.distrusts:
             self._request.distrusts = True
             self._terms.distrust()
         self._write_attr(address, attr)
         return 0
+
+    def _has_other_names(self, attr: Attr) -> bool:
+        """Tell whether the kernel may change the file by way of another node than the one it asks for."""
+        if attr.nlink > 1:
+            return not stat.S_ISDIR(attr.mode)
+        return bool(self._hidden) and (attr.ino, attr.dev) in self._hidden.values()
 
     def _check_type(self, attr: Attr) -> None:
         """ESTALE if the node has become something else, behind the mount.
@@ -163,10 +175,20 @@ class Callbacks:
                 start = abi.BATCH_FORGET_IN.size + at * abi.FORGET_ONE.size
                 types.pop(abi.FORGET_ONE.unpack_from(body, start)[0], None)
 
-    def _setattr(self, path: bytes | None, changes: SetAttr, handle: HandleId | None) -> int:
-        if handle is None and path is not None and self._request.node in self._opens:
+    def _setattr(self, path: bytes | None, handle: HandleId | None) -> int:
+        """Carry out all of a SETATTR at the first of the calls that the library makes of it.
+
+        It asks for one attribute after the other: when the second is refused (a chown(2), for which
+        the kernel takes S_ISGID away too) the first would have been changed.
+        """
+        request = self._request
+        if request.changed:
+            return 0
+        request.changed = True
+        changes = abi.changes(ctypes.string_at(request.body, abi.SETATTR_IN.size))
+        if handle is None and path is not None and request.node in self._opens:
             handle = self._open_handle(path)
-        self._view.setattr(self._request.caller, path, changes, handle)
+        self._view.setattr(request.caller, path, changes, handle)
         return 0
 
     def _open_handle(self, path: bytes) -> HandleId | None:
@@ -206,18 +228,16 @@ class Callbacks:
         return HandleId(self._file(info).fh) if info else None
 
     def chmod(self, path: bytes | None, mode: int, info: int | None = None) -> int:
-        return self._setattr(path, SetAttr(mode=mode & 0o7777), self._handle(info))
+        return self._setattr(path, self._handle(info))
 
     def chown(self, path: bytes | None, uid: int, gid: int, info: int | None = None) -> int:
-        changes = SetAttr(uid=None if uid == _NO_ID else uid, gid=None if gid == _NO_ID else gid)
-        return self._setattr(path, changes, self._handle(info))
+        return self._setattr(path, self._handle(info))
 
     def truncate(self, path: bytes | None, size: int, info: int | None = None) -> int:
-        return self._setattr(path, SetAttr(size=size), self._handle(info))
+        return self._setattr(path, self._handle(info))
 
     def utimens(self, path: bytes | None, pair: int | None, info: int | None = None) -> int:
-        atime, mtime = abi.times(pair, self._binding.c_utimbuf)
-        return self._setattr(path, SetAttr(atime=atime, mtime=mtime), self._handle(info))
+        return self._setattr(path, self._handle(info))
 
     def access(self, path: bytes, mask: int) -> int:
         self._view.access(self._request.caller, path, mask)
@@ -281,6 +301,7 @@ class Callbacks:
             self._view.unlink(self._request.caller, path)
         else:
             # The last handle of a hidden file is gone.
+            self._hidden.pop(_last(path), None)
             self._view.drop(_last(path))
         return 0
 
@@ -291,12 +312,15 @@ class Callbacks:
             return 0
         hidden = _last(newpath)
         view.keep(caller, path, hidden)
-        if self._request.opcode == abi.UNLINK:
-            try:
+        try:
+            attr = view.getattr(caller, newpath)
+            self._hidden[hidden] = attr.ino, attr.dev
+            if self._request.opcode == abi.UNLINK:
                 view.unlink(caller, path)
-            except BaseException:
-                view.drop(hidden)
-                raise
+        except BaseException:
+            self._hidden.pop(hidden, None)
+            view.drop(hidden)
+            raise
         # Otherwise something is going to be renamed onto it, which replaces it in one step.
         return 0
 
@@ -410,6 +434,8 @@ class Callbacks:
         answer = self._view.ioctl(self._request.caller, handle, command, given, out_size)
         if data and out_size:
             ctypes.memmove(data, answer, min(len(answer), out_size))
+        if in_size:  # it may have changed something (FS_IOC_SETFLAGS), and the kernel does not know
+            self._invalidate(self._request.node)
         return 0
 
     # -- directories --------------------------------------------------------------------
@@ -467,7 +493,7 @@ class Callbacks:
             room -= abi.DIRENTPLUS_NAME + len(entry.name) + 7 & ~7
             if room < 0:
                 break
-            if attr is not None and attr.nlink > 1 and not stat.S_ISDIR(attr.mode):
+            if attr is not None and self._has_other_names(attr):
                 attr = None  # noqa: PLW2901  # as if it were not known: Terms.distrust()
             given = 0 if attr is None else abi.FILL_DIR_PLUS
             self._write_attr(address, attr or Attr.make(entry.type << 12, ino=entry.ino))

@@ -299,6 +299,7 @@ class LibfuseSession:
             request.body = memory + _HEADER
             request.size = size - _HEADER
             request.refused = errno.ELOOP if pid in tids and opcode not in _FROM_SELF else 0
+            request.changed = False
             if opcode in _FORGETS:
                 self._callbacks.forgotten(opcode)
             process(buffer)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from xloop.types import HandleId, SetAttr
+from xloop.types import HandleId
 
 from .callbacks import Callbacks
 
@@ -63,4 +63,4 @@ class Callbacks2(Callbacks):
         return self._getattr(path, address, self._handle(info))
 
     def ftruncate(self, path: bytes | None, size: int, info: int | None) -> int:
-        return self._setattr(path, SetAttr(size=size), self._handle(info))
+        return self._setattr(path, self._handle(info))
