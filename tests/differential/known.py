@@ -32,7 +32,7 @@ class Excuse(NamedTuple):
 
     why: str
     #: What a subject must have, all of it: "fuse", "inprocess", "served" (data comes through xloop),
-    #: "unchecked" (the source checks permissions), "path" (files are known by their paths), "libfuse3",
+    #: "unchecked" and "checked" (the source, or the kernel, checks permissions), "path" (files are known by their paths), "libfuse3",
     #: "libfuse2", "refuse", and the type of the source's file system.
     tags: frozenset[str]
     #: Calls that are not made at all.
@@ -55,6 +55,8 @@ class Excuse(NamedTuple):
     loses: frozenset[str] = frozenset()
     #: Calls that may move no time.
     calm: frozenset[str] = frozenset()
+    #: Only for a file that has several names.
+    linked: bool = False
 
 
 def _both_fail(*calls: str) -> Applies:
@@ -88,6 +90,19 @@ def _locks_through_one_file(step: Step, mine: Any, theirs: Any) -> bool:
 
 
 _LOST = (Failed("ESTALE"), Failed("ENOENT"))
+_EPERM = Failed("EPERM")
+_BY_OWNER = {
+    "chmod",
+    "fchmod",
+    "chown",
+    "lchown",
+    "fchown",
+    "utime",
+    "futime",
+    "setxattr",
+    "fsetxattr",
+}
+_BY_OWNER |= {"removexattr", "fremovexattr", "inode_flags", "open", "unlink", "rename"}
 _BY_SLOT = {
     "fsetxattr",
     "fgetxattr",
@@ -281,6 +296,21 @@ KNOWN: list[Excuse] = [
         applies=lambda step, mine, _: step.call in _BY_SLOT and mine == Failed("EACCES"),
     ),
     Excuse(
+        "libfuse has a node for each name: whether a file may be changed through one name the kernel judges by "
+        "the owner that it knew by that name",
+        frozenset({"path", "checked"}),
+        applies=lambda step, mine, theirs: (
+            step.call in _BY_OWNER and _EPERM in (mine, theirs) and mine != theirs
+        ),
+        linked=True,
+    ),
+    Excuse(
+        "libfuse keeps a table of locks too, and answers out of it when it is asked for unlocked ranges (F_UNLCK)",
+        frozenset({"path"}),
+        applies=lambda step, *_: step.call == "getlk" and step.args[1] == 2,
+        harmless=True,
+    ),
+    Excuse(
         "libfuse does not pass on that a write is by somebody else (FUSE_WRITE_KILL_SUIDGID): the kernel clears "
         "the bits, but not S_ISGID where the group may not execute",
         frozenset({"path"}),
@@ -324,9 +354,14 @@ class Known:
     def allows(self, call: str) -> bool:
         return not any(call in excuse.without for excuse in self._excuses)
 
-    def excuse(self, step: Step, mine: Any, theirs: Any) -> Excuse | None:
-        """Return what excuses that the results of *step* differ, if anything does."""
+    def excuse(self, step: Step, mine: Any, theirs: Any, linked: bool = False) -> Excuse | None:
+        """Return what excuses that the results of *step* differ, if anything does.
+
+        *linked*: it is about a file with several names.
+        """
         for excuse in self._excuses:
+            if excuse.linked and not linked:
+                continue
             if excuse.applies is not None and excuse.applies(step, mine, theirs):
                 self.used[excuse.why] = self.used.get(excuse.why, 0) + 1
                 return excuse

@@ -52,7 +52,7 @@ _PASSED = frozenset({"fuse", "passthrough"})
 _SERVED = frozenset({"fuse", "served"})
 _UNCHECKED = _SERVED | {"unchecked"}
 #: What knows files by their paths, and by which library.
-_BY_PATH = (_SERVED if ROOT else _UNCHECKED) | {"path"}
+_BY_PATH = (_SERVED | {"checked"} if ROOT else _UNCHECKED) | {"path"}
 #: Where the source checks permissions (a mount for its owner alone), the kernel does not ask again
 #: whether a directory may be searched while it believes the names in it.
 _UNCACHED: dict[str, Any] = {"entry_timeout": 0.0}
