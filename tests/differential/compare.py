@@ -375,7 +375,8 @@ class Run:
             attempt(lambda: side.me.lstat(side.path(path or b"."))) for side in (self.mnt, self.src)
         )
         if isinstance(mine, Failed) or isinstance(real, Failed):
-            self._same(what, mine, real, "source")
+            if path or not self._dots_may_differ(mine, real):
+                self._same(what, mine, real, "source")
             return
         self._same(what, (mine.st_ino, *facts(mine)), (real.st_ino, *facts(real)), "source")
         for name in "amc":

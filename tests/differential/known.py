@@ -305,10 +305,16 @@ KNOWN: list[Excuse] = [
         linked=True,
     ),
     Excuse(
-        "libfuse keeps a table of locks too, and answers out of it when it is asked for unlocked ranges (F_UNLCK)",
-        frozenset({"path"}),
-        applies=lambda step, *_: step.call == "getlk" and step.args[1] == 2,
+        "libfuse answers F_GETLK out of a table of its own (the backend libfuse does not let it): asked for "
+        "unlocked ranges (F_UNLCK), and with the locks of open files that are closed",
+        frozenset({"refuse"}),
+        applies=lambda step, *_: step.call == "getlk",
         harmless=True,
+    ),
+    Excuse(
+        "libfuse 2 does not pass SEEK_DATA and SEEK_HOLE on: to the kernel all is data",
+        frozenset({"libfuse2"}),
+        applies=lambda step, *_: step.call == "lseek" and step.args[2] in (3, 4),
     ),
     Excuse(
         "libfuse does not pass on that a write is by somebody else (FUSE_WRITE_KILL_SUIDGID): the kernel clears "

@@ -35,6 +35,7 @@ HEADER: Final = struct.Struct("=IIQQIIII")
 
 # Opcodes that are handled differently according to which of them they come from.
 FORGET, GETATTR, SETATTR, UNLINK, RENAME = 2, 3, 4, 10, 12
+GETLK = 31
 RELEASE, FLUSH, RELEASEDIR, INTERRUPT, DESTROY, BATCH_FORGET, RENAME2 = 18, 25, 29, 36, 38, 42, 45
 
 #: GETATTR, SETATTR, READLINK, OPEN, four for xattrs, OPENDIR, ACCESS: requests about a node that
@@ -51,6 +52,11 @@ RENAME2_IN: Final = struct.Struct("=QII")  # newdir, flags; then the two names
 LINK_IN: Final = struct.Struct("=Q")  # oldnodeid; then the name
 READ_IN: Final = struct.Struct("=QQI")  # fh, offset, size, ...
 IOCTL_IN: Final = struct.Struct("=QIIQII")  # fh, flags, cmd, arg, in_size, out_size
+
+LK_IN: Final = struct.Struct("=QQQQII")  # fh, owner, start, end, type, pid; then flags
+#: fuse_out_header: length, error, unique; and the lock
+LK_REPLY: Final = struct.Struct("=IiQQQII")
+ERROR_REPLY: Final = struct.Struct("=IiQ")
 
 BATCH_FORGET_IN: Final = struct.Struct("=II")  # count, 0; then so many of
 FORGET_ONE: Final = struct.Struct("=QQ")  # nodeid, nlookup

@@ -20,7 +20,7 @@ import os
 import stat
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 from xloop.errors import errno_of
@@ -537,18 +537,33 @@ class Callbacks:
         end = asked.l_start + asked.l_len - 1 if asked.l_len else _END
         lock = LockRange(asked.l_type, asked.l_start, end, asked.l_pid)
         view, caller, handle = self._view, self._request.caller, HandleId(info.fh)
-        if command == fcntl.F_GETLK:
-            found = view.getlk(caller, handle, info.lock_owner, lock)
-            asked.l_type, asked.l_whence, asked.l_start = found.type, os.SEEK_SET, found.start
-            asked.l_len = 0 if found.end >= _END else found.end - found.start + 1
-            asked.l_pid = found.pid
-            return 0
 
         def take(wait: bool) -> None:
             view.setlk(caller, handle, info.lock_owner, lock, wait=wait)
 
         self._take(take, wait=command == fcntl.F_SETLKW)
         return 0
+
+    def reply_to_getlk(self, device: int, unique: int) -> None:
+        """Reply on *device* to the thread's request, which is a GETLK, without the library.
+
+        It would look into a table of its own first, in which the locks of open files (OFD) stay when
+        those are closed: there is no request for that, and it does not think of it.
+        """
+        request = self._request
+        body = ctypes.string_at(request.body, abi.LK_IN.size)
+        handle, owner, start, end, kind, pid = abi.LK_IN.unpack(body)
+        try:
+            if request.refused:
+                raise OSError(request.refused, os.strerror(request.refused))
+            asked = LockRange(kind, start, end, pid)
+            found = self._view.getlk(request.caller, HandleId(handle), owner, asked)
+            lock = found.start, found.end, found.type, found.pid
+            reply = abi.LK_REPLY.pack(abi.LK_REPLY.size, 0, unique, *lock)
+        except BaseException as exc:  # noqa: BLE001  # errno_of logs what is a bug
+            reply = abi.ERROR_REPLY.pack(abi.ERROR_REPLY.size, -errno_of(exc), unique)
+        with suppress(OSError):  # nobody waits for it any more
+            os.write(device, reply)
 
     def flock(self, path: bytes | None, info: int, operation: int) -> int:
         view, caller = self._view, self._request.caller

@@ -291,7 +291,7 @@ class LibfuseSession:
             if more:
                 self._start_thread()
             memory = buffer.mem
-            _length, opcode, _unique, request.node, uid, gid, pid, _ext = unpack(
+            _length, opcode, unique, request.node, uid, gid, pid, _ext = unpack(
                 string_at(memory, _HEADER)
             )
             request.opcode = opcode
@@ -302,7 +302,10 @@ class LibfuseSession:
             request.changed = False
             if opcode in _FORGETS:
                 self._callbacks.forgotten(opcode)
-            process(buffer)
+            if opcode == abi.GETLK:
+                self._callbacks.reply_to_getlk(self._lib.descriptor, unique)
+            else:
+                process(buffer)
             if request.distrusts:
                 request.distrusts = False
                 self._terms.trust()
