@@ -37,6 +37,8 @@ class Excuse(NamedTuple):
     tags: frozenset[str]
     #: Calls that are not made at all.
     without: frozenset[str] = frozenset()
+    #: Steps that are not taken.
+    skips: Callable[[Step], bool] | None = None
     #: The results may differ so; where one side did something, the sequence ends there.
     applies: Applies | None = None
     #: Neither side has changed anything then.
@@ -55,7 +57,7 @@ class Excuse(NamedTuple):
     loses: frozenset[str] = frozenset()
     #: Calls that may move no time.
     calm: frozenset[str] = frozenset()
-    #: Only for a file that has several names.
+    #: Only for a file that has, or had, several names.
     linked: bool = False
 
 
@@ -152,6 +154,12 @@ KNOWN: list[Excuse] = [
         frozenset({"fuse"}),
         times="a",
         types=frozenset({stat.S_IFREG}),
+    ),
+    Excuse(
+        "the kernel carries data through a FIFO itself, and moves no time of an inode of FUSE (S_NOCMTIME)",
+        frozenset({"fuse"}),
+        times="amc",
+        types=frozenset({stat.S_IFIFO}),
     ),
     Excuse(
         "tmpfs makes a page of a hole that is read through a mapping, and SEEK_DATA finds it; what the mount "
@@ -312,9 +320,40 @@ KNOWN: list[Excuse] = [
         harmless=True,
     ),
     Excuse(
+        "the kernel enforces ACLs that it knows (FUSE_POSIX_ACL), and libfuse 2 cannot ask for that",
+        frozenset({"libfuse2", "checked"}),
+        skips=lambda step: (
+            step.call in ("setxattr", "fsetxattr")
+            and step.args[1][0].startswith(b"system.posix_acl")
+        ),
+    ),
+    Excuse(
+        "libfuse 2 passes no ioctl on for a directory",
+        frozenset({"libfuse2"}),
+        applies=lambda step, mine, _: step.call == "inode_flags" and mine == Failed("ENOTTY"),
+    ),
+    Excuse(
         "libfuse 2 does not pass SEEK_DATA and SEEK_HOLE on: to the kernel all is data",
         frozenset({"libfuse2"}),
         applies=lambda step, *_: step.call == "lseek" and step.args[2] in (3, 4),
+    ),
+    Excuse(
+        "libfuse has a node for each name, and the kernel a page cache for each node: what was written through one "
+        "name may be seen late through another",
+        frozenset({"path"}),
+        applies=lambda step, mine, theirs: (
+            step.call in ("read", "pread", "content", "mmap") and type(mine) is type(theirs)
+        ),
+        linked=True,
+    ),
+    Excuse(
+        "for the same reason, and as libfuse 2 leaves copying to it, the kernel does not see that it copies within "
+        "one file",
+        frozenset({"libfuse2"}),
+        applies=lambda step, _, theirs: (
+            step.call == "copy_file_range" and theirs == Failed("EINVAL")
+        ),
+        linked=True,
     ),
     Excuse(
         "libfuse does not pass on that a write is by somebody else (FUSE_WRITE_KILL_SUIDGID): the kernel clears "
@@ -377,6 +416,10 @@ class Known:
         return any(call in excuse.blurs_mtime for excuse in self._excuses)
 
     @property
+    def minds_names(self) -> bool:
+        return any(excuse.linked for excuse in self._excuses)
+
+    @property
     def loses_any(self) -> bool:
         return any(excuse.loses for excuse in self._excuses)
 
@@ -384,6 +427,9 @@ class Known:
         return isinstance(error, Failed) and any(
             error.errno in excuse.loses for excuse in self._excuses
         )
+
+    def skips(self, step: Step) -> bool:
+        return any(excuse.skips is not None and excuse.skips(step) for excuse in self._excuses)
 
     def is_calm(self, call: str) -> bool:
         return any(call in excuse.calm for excuse in self._excuses)
