@@ -139,7 +139,7 @@ class Run:
         """Take *steps* on both sides; Difference at the first one that shows."""
         for drawn in steps:
             step = self._resolved(drawn)
-            if self.known.skips(step):
+            if self.known.skips(step, self.known.minds_names and self._linked(step)):
                 continue
             self.steps.append(step)
             if self._excused_end(step):

@@ -37,8 +37,8 @@ class Excuse(NamedTuple):
     tags: frozenset[str]
     #: Calls that are not made at all.
     without: frozenset[str] = frozenset()
-    #: Steps that are not taken.
-    skips: Callable[[Step], bool] | None = None
+    #: Steps that are not taken.  The second argument: it is about a file with several names.
+    skips: Callable[[Step, bool], bool] | None = None
     #: The results may differ so; where one side did something, the sequence ends there.
     applies: Applies | None = None
     #: Neither side has changed anything then.
@@ -322,7 +322,7 @@ KNOWN: list[Excuse] = [
     Excuse(
         "the kernel enforces ACLs that it knows (FUSE_POSIX_ACL), and libfuse 2 cannot ask for that",
         frozenset({"libfuse2", "checked"}),
-        skips=lambda step: (
+        skips=lambda step, _: (
             step.call in ("setxattr", "fsetxattr")
             and step.args[1][0].startswith(b"system.posix_acl")
         ),
@@ -347,13 +347,15 @@ KNOWN: list[Excuse] = [
         linked=True,
     ),
     Excuse(
-        "for the same reason, and as libfuse 2 leaves copying to it, the kernel does not see that it copies within "
-        "one file",
+        "for the same reason a mapping writes whole pages, with what it knew of the rest of them",
+        frozenset({"path"}),
+        skips=lambda step, linked: linked and step.call == "mmap",
+    ),
+    Excuse(
+        "for the same reason, and as libfuse 2 leaves copying to it, the kernel copies what it knew, and does not see "
+        "that it copies within one file",
         frozenset({"libfuse2"}),
-        applies=lambda step, _, theirs: (
-            step.call == "copy_file_range" and theirs == Failed("EINVAL")
-        ),
-        linked=True,
+        skips=lambda step, linked: linked and step.call == "copy_file_range",
     ),
     Excuse(
         "libfuse does not pass on that a write is by somebody else (FUSE_WRITE_KILL_SUIDGID): the kernel clears "
@@ -428,8 +430,10 @@ class Known:
             error.errno in excuse.loses for excuse in self._excuses
         )
 
-    def skips(self, step: Step) -> bool:
-        return any(excuse.skips is not None and excuse.skips(step) for excuse in self._excuses)
+    def skips(self, step: Step, linked: bool) -> bool:
+        return any(
+            excuse.skips is not None and excuse.skips(step, linked) for excuse in self._excuses
+        )
 
     def is_calm(self, call: str) -> bool:
         return any(call in excuse.calm for excuse in self._excuses)

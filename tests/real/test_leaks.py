@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from elsewhere import holders  # tests/plugins: tests/conftest.py has put that into the path
 
 import xloop
 from real.conftest import force_unmount, mounts_below
@@ -87,11 +88,12 @@ def counted(work: Path, subject: str) -> Iterator[Counted]:
     except subprocess.TimeoutExpired:
         server.send_signal(signal.SIGUSR2)  # it says on stderr where its threads are
         time.sleep(1)
-        still = mounts_below(work)
+        still, others = mounts_below(work), holders(work)
         server.kill()
         server.wait()
-        why = "; does another mount namespace hold the mount?" if not still else ""
-        pytest.fail(f"the server does not end, mounted is {still}{why}")
+        if others and not still:
+            pytest.skip(f"the mount namespaces of {others} have copies of the mount")
+        pytest.fail(f"the server does not end, mounted is {still}")
     finally:
         server.stdout.close()
     assert mounts_below(work) == []
