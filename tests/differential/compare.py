@@ -196,7 +196,7 @@ class Run:
             mine = self._retried(step, theirs)
         self._align(step, isinstance(mine, Failed))
         if mine != theirs:
-            excuse = self.known.excuse(step, mine, theirs, linked)
+            excuse = self.known.excuse(step, mine, theirs, linked, self._kinds(step))
             if excuse is not None:
                 both_failed = isinstance(mine, Failed) and isinstance(theirs, Failed)
                 return not (excuse.harmless or both_failed)
@@ -256,6 +256,15 @@ class Run:
             self.ref.owner(target).fchmod(self.ref.slots[target][0], mine)
         else:
             self.ref.me.chmod(self.ref.path(target), mine)
+
+    def _kinds(self, step: Step) -> frozenset[int]:
+        """Return the types of what *step* names by path."""
+        found = set()
+        for target in self._targets(step):
+            if isinstance(target, bytes):
+                with contextlib.suppress(OSError):
+                    found.add(stat.S_IFMT(self.ref.me.stat(self.ref.path(target)).st_mode))
+        return frozenset(found)
 
     def _linked(self, step: Step) -> bool:
         """Tell whether *step* is about a file that has several names."""

@@ -59,6 +59,8 @@ class Excuse(NamedTuple):
     calm: frozenset[str] = frozenset()
     #: Only for a file that has, or had, several names.
     linked: bool = False
+    #: Only for these types of file; none: for all.
+    kinds: frozenset[int] = frozenset()
 
 
 def _both_fail(*calls: str) -> Applies:
@@ -263,6 +265,14 @@ KNOWN: list[Excuse] = [
         applies=lambda step, mine, _: step.call == "inode_flags" and mine == Failed("EACCES"),
     ),
     Excuse(
+        "a FIFO is opened by the kernel, and nobody asks the source",
+        frozenset({"fuse", "unchecked"}),
+        applies=lambda step, mine, theirs: (
+            step.call in ("open", "make", "append") and mine is None and theirs == Failed("EACCES")
+        ),
+        kinds=frozenset({stat.S_IFIFO}),
+    ),
+    Excuse(
         "what comes back from a mapping is written by the server, and to an ordinary user's write the "
         "source's kernel does what it does not do to a mapping",
         frozenset({"fuse", "unchecked"}),
@@ -376,6 +386,18 @@ KNOWN: list[Excuse] = [
         ),
     ),
     Excuse(
+        "through refuse libfuse does not tell whether it hides an open file because that is removed or because it is "
+        "replaced, and so a rename between two names of one open file, which does nothing, removes one",
+        frozenset({"refuse"}),
+        skips=lambda step, linked: linked and step.call == "rename",
+    ),
+    Excuse(
+        "libfuse makes two calls of a SETATTR of owner and mode, and refuse passes them on as they are: what the kernel "
+        "takes away with a chown(2) is gone when that is refused",
+        frozenset({"refuse"}),
+        clears_set_id=frozenset({"chown", "lchown", "fchown"}),
+    ),
+    Excuse(
         "refuse passes a SETATTR of nothing on as a question for the attributes",
         frozenset({"refuse"}),
         calm=frozenset({"chown", "lchown", "fchown"}),
@@ -401,13 +423,20 @@ class Known:
     def allows(self, call: str) -> bool:
         return not any(call in excuse.without for excuse in self._excuses)
 
-    def excuse(self, step: Step, mine: Any, theirs: Any, linked: bool = False) -> Excuse | None:
+    def excuse(
+        self,
+        step: Step,
+        mine: Any,
+        theirs: Any,
+        linked: bool = False,
+        kinds: frozenset[int] = frozenset(),
+    ) -> Excuse | None:
         """Return what excuses that the results of *step* differ, if anything does.
 
-        *linked*: it is about a file with several names.
+        *linked*: it is about a file with several names.  *kinds*: the types of what it is about.
         """
         for excuse in self._excuses:
-            if excuse.linked and not linked:
+            if (excuse.linked and not linked) or (excuse.kinds and not excuse.kinds & kinds):
                 continue
             if excuse.applies is not None and excuse.applies(step, mine, theirs):
                 self.used[excuse.why] = self.used.get(excuse.why, 0) + 1
