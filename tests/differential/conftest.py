@@ -9,6 +9,7 @@ pytest tests/differential --replay FILE                         a sequence that 
 from __future__ import annotations
 
 import contextlib
+import math
 import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -67,10 +68,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture
-def steps(request: pytest.FixtureRequest) -> int:
-    """How many steps each subject is due."""
-    every = option(request.config, "--steps", 12000)
-    return -(-int(every) // len(chosen(request.config)))
+def steps(subject: Subject, request: pytest.FixtureRequest) -> int:
+    """How many steps the subject is due."""
+    every = int(option(request.config, "--steps", 12000))
+    return math.ceil(every * subject.weight / sum(s.weight for s in chosen(request.config)))
 
 
 @pytest.fixture

@@ -298,17 +298,35 @@ def test_what_is_changed_by_one_name_shows_under_another_at_once(
 
 
 @each
+@pytest.mark.parametrize(
+    "how", ["opened", "made", "made and renamed", "made in a renamed directory"]
+)
 @pytest.mark.mount
-def test_the_wrong_file_is_never_changed(backend: str, places: tuple[str, str]) -> None:
+def test_the_wrong_file_is_never_changed(backend: str, how: str, places: tuple[str, str]) -> None:
     # The name leads to another file by now, and the library knows names only.
     with mounted(places, backend) as (source, mnt):
-        Path(mnt, "f").touch(0o644)
-        with open(mnt + "/f", "r+b") as f:
+        os.mkdir(mnt + "/d")
+        name = "/d/f"
+        if how == "opened":
+            Path(mnt + name).touch(0o644)
+        with open(mnt + name, "r+b" if how == "opened" else "w+b") as f:
+            if how == "made and renamed":
+                os.rename(mnt + name, mnt + "/d/h")
+                Path(mnt + name).touch()
+                name = "/d/h"
+            if how == "made in a renamed directory":
+                os.rename(mnt + "/d", mnt + "/e")
+                os.mkdir(mnt + "/d")
+                name = "/e/f"
+            os.chmod(f.fileno(), 0o604)
+            assert os.stat(source + name).st_mode & 0o777 == 0o604
+            if os.path.exists(mnt + "/d/f"):  # has nothing to do with it
+                os.chmod(mnt + "/d/f", 0o604)
             Path(source, "g").touch(0o640)
-            os.rename(source + "/g", source + "/f")
+            os.rename(source + "/g", source + name)
             with contextlib.suppress(OSError):
                 os.fchmod(f.fileno(), 0o777)
-            assert os.stat(source + "/f").st_mode & 0o777 == 0o640
+            assert os.stat(source + name).st_mode & 0o777 == 0o640
 
 
 # -- the layout of what passes between us and the library --------------------------------------

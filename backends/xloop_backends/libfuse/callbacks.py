@@ -18,7 +18,6 @@ import errno
 import fcntl as _fcntl
 import os
 import stat
-import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from typing import Any
@@ -29,6 +28,7 @@ from xloop.pathview import PathView
 from xloop.types import Attr, Caller, HandleId, LockRange, Opened
 
 from . import abi
+from .handles import OpenHandles
 from .library import library_of
 from .negotiate import Terms
 from .request import Request
@@ -72,11 +72,9 @@ class Callbacks:
         self._may_be_others = kernel_checks and host.may_act_as_others()
         #: The type of the object behind each of the library's nodes, as far as they were asked for.
         self._types: dict[int, int] = {}
-        #: The handles that were opened for each of the library's nodes.
-        self._opens: dict[int, list[HandleId]] = {}
+        self._opens = OpenHandles()
         #: The files that are open without a name in the library's eyes, by their hidden names.
         self._hidden: dict[bytes, tuple[int, int]] = {}
-        self._lock = threading.Lock()
         self._write_attr = abi.attr_writer(binding.c_stat)
         self._file = binding.fuse_file_info.from_address
         self._has_noflush = hasattr(binding.fuse_file_info, "noflush")
@@ -126,8 +124,10 @@ class Callbacks:
         try:
             attr = view.getattr(self._request.caller, path, handle)
         except OSError as exc:
-            opened = self._first_open() if self._request.opcode in abi.OF_A_NODE else None
-            if exc.errno not in _GONE or opened is None:
+            if exc.errno not in _GONE or self._request.opcode not in abi.OF_A_NODE:
+                raise
+            opened = self._opens.first(self._request.node, path)
+            if opened is None:
                 raise
             attr = view.getattr(self._request.caller, None, opened)
         if (
@@ -186,7 +186,7 @@ class Callbacks:
             return 0
         request.changed = True
         changes = abi.changes(ctypes.string_at(request.body, abi.SETATTR_IN.size))
-        if handle is None and path is not None and request.node in self._opens:
+        if handle is None and path is not None:
             handle = self._open_handle(path)
         self._view.setattr(request.caller, path, changes, handle)
         return 0
@@ -198,7 +198,7 @@ class Callbacks:
         file behind the mount, only the handle leads to the one that is meant: or to the wrong one,
         if it was not by descriptor that it was meant.  ESTALE is better than either.
         """
-        handle = self._first_open()
+        handle = self._opens.first(self._request.node, path)
         caller, view = self._request.caller, self._view
         if handle is None:
             return None
@@ -217,12 +217,6 @@ class Callbacks:
         if (mine.ino, mine.dev) != (theirs.ino, theirs.dev):
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         return None  # the path will do, and cannot be released
-
-    def _first_open(self) -> HandleId | None:
-        """Return a handle that was opened for the request's node, if one is open."""
-        with self._lock:
-            handles = self._opens.get(self._request.node)
-            return handles[0] if handles else None
 
     def _handle(self, info: int | None) -> HandleId | None:
         return HandleId(self._file(info).fh) if info else None
@@ -309,6 +303,7 @@ class Callbacks:
         view, caller = self._view, self._request.caller
         if not self._hides(newpath):
             view.rename(caller, path, newpath, flags)
+            self._opens.moved(path, newpath, flags)
             return 0
         hidden = _last(newpath)
         view.keep(caller, path, hidden)
@@ -321,6 +316,7 @@ class Callbacks:
             self._hidden.pop(hidden, None)
             view.drop(hidden)
             raise
+        self._opens.moved(path, newpath, 0)
         # Otherwise something is going to be renamed onto it, which replaces it in one step.
         return 0
 
@@ -350,13 +346,13 @@ class Callbacks:
     def open(self, path: bytes, address: int) -> int:
         info = self._file(address)
         opened = self._view.open(self._request.caller, path, info.flags)
-        other = self._first_open()
+        node = self._request.node
+        other = self._opens.first(node, path)
         if other is not None and not self._same(other, opened.handle):
             # The name was given to another file behind the mount while the first was open.  To the
             # kernel they are one: they must not share its cache.
             opened = opened._replace(direct_io=True, keep_cache=False)
-        with self._lock:
-            self._opens.setdefault(self._request.node, []).append(opened.handle)
+        self._opens.opened(node, opened.handle)
         return self._opened(opened, info)
 
     def _same(self, one: HandleId, two: HandleId) -> bool:
@@ -372,6 +368,7 @@ class Callbacks:
     def create(self, path: bytes, mode: int, address: int) -> int:
         info = self._file(address)
         opened = self._view.create(self._maker(), path, info.flags, mode, self._umask())
+        self._opens.made(opened.handle, path)
         return self._opened(opened, info)
 
     def read(self, path: bytes | None, buffer: int, size: int, offset: int, info: int) -> int:
@@ -396,12 +393,7 @@ class Callbacks:
 
     def release(self, path: bytes | None, info: int) -> int:
         handle = HandleId(self._file(info).fh)
-        with self._lock:
-            handles = self._opens.get(self._request.node, [])
-            if handle in handles:
-                handles.remove(handle)
-                if not handles:
-                    del self._opens[self._request.node]
+        self._opens.released(self._request.node, handle)
         self._view.release(handle)
         return 0
 
