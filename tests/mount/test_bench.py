@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -265,23 +266,33 @@ def test_a_signal_ends_it_and_leaves_nothing(
     assert "Traceback" not in said
 
 
-@needs_bindfs
-def test_a_mount_that_hangs_does_not_keep_it_from_ending(spot: Spot, eventually: Any) -> None:
-    arguments = ("--quick", "--against", "bindfs", "--only", "untar", "--rounds", "100")
-    running = spot.start("bench", spot.source, *arguments)
-    assert eventually(at_work(spot, mounts=2))
-    (pid,) = [p for p in spot.servers() if b"bindfs" in Path(f"/proc/{p}/cmdline").read_bytes()[:9]]
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        (top,) = spot.source.glob("xloop-bench-*")
-        # In this round bindfs is the next after the plain directory.
-        assert eventually((top / "source" / "workloads-1-native-1").exists)
-        running.send_signal(signal.SIGINT)
-        _, said = running.communicate(timeout=60)
-        assert running.returncode != 0
-        assert "Traceback" not in said
-        assert not top.exists()
-        assert not os.path.exists(f"/proc/{pid}")
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+#: Serves what it is told, but never answers a mkdir: who waits for it cannot even be killed.
+STUCK = """
+import os, pathlib, sys, threading, time, xloop
+
+class Stuck(xloop.Loopback):
+    def mkdir(self, *args):
+        pathlib.Path(sys.argv[3]).touch()
+        threading.Event().wait()
+
+if sys.argv[4] == "background" and os.fork():
+    while not os.path.ismount(sys.argv[2]):
+        time.sleep(0.01)
+    os._exit(0)
+xloop.serve(Stuck(sys.argv[1]), sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("where", ["foreground", "background"])
+def test_a_mount_that_hangs_does_not_keep_it_from_ending(
+    where: str, spot: Spot, eventually: Any, tmp_path: Path
+) -> None:
+    script, reached = tmp_path / "stuck.py", tmp_path / "reached"
+    script.write_text(STUCK)
+    stuck = f"stuck={sys.executable} {script} {{source}} {{mountpoint}} {reached} {where}"
+    running = spot.start("bench", spot.source, "--quick", "--only", "chmod", "--against", stuck)
+    assert eventually(reached.exists)
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=60)
+    assert running.returncode != 0
+    assert "Traceback" not in said

@@ -412,10 +412,10 @@ def test_what_cannot_be_used_is_refused(args: list[str], said: str) -> None:
 
 
 def test_without_matplotlib_the_command_that_installs_it_is_named(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    done = called("--against", "none", "--chart", "chart.svg")
+    done = called("--against", "none", "--chart", str(tmp_path / "chart.svg"))
     assert f"{sys.executable} -m pip install matplotlib" in str(done.exception)
 
 

@@ -28,15 +28,15 @@ def check_can_draw(path: str) -> None:
             f"chart {path!r} is none of the pictures that can be drawn",
             f"its name must end in {' or '.join(FORMATS)}",
         )
+    parent = os.path.dirname(path) or "."
+    if os.path.isdir(path) or not os.access(path if os.path.exists(path) else parent, os.W_OK):
+        raise XloopError(f"chart {path!r} cannot be written")
     if find_spec("matplotlib") is None:
         raise XloopError(
             "a chart needs matplotlib, which is not installed",
             f"install it: {sys.executable} -m pip install matplotlib\n"
             "or together with xloop: pip install 'xloop[bench]'",
         )
-    parent = os.path.dirname(path) or "."
-    if os.path.isdir(path) or not os.access(path if os.path.exists(path) else parent, os.W_OK):
-        raise XloopError(f"chart {path!r} cannot be written")
 
 
 def draw(report: Mapping[str, Any], path: str) -> None:
