@@ -331,7 +331,9 @@ def _first_line(words: Sequence[str]) -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     lines = done.stdout.decode("utf-8", "replace").splitlines()
-    return lines[0].strip() if lines and not done.returncode else ""
+    # libfuse tells of its helper too, before or after what is asked for.
+    own = [line.strip() for line in lines if not line.startswith("fusermount")]
+    return own[0] if own and not done.returncode else ""
 
 
 def _last_words(said: Path, most: int = 3) -> str:

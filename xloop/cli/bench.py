@@ -120,9 +120,10 @@ def bench(
     as_json: bool,
     chart: str | None,
 ) -> None:
-    """Measure what operations and work cost natively, through xloop, and through other programs.
+    """Measure what a mount costs here, and what others cost.
 
-    Works in a directory of its own in SOURCE, which is removed at the end. Without SOURCE on a
+    Does the same in a plain directory, through xloop, and through other programs that show a
+    directory, and compares. Works in a directory of its own in SOURCE, which is removed at the end. Without SOURCE on a
     tmpfs, so that no disk is measured. Asserts nothing: the status is 0 if all could be measured.
     """
     from xloop.bench import chart as charts
