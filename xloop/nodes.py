@@ -5,8 +5,8 @@ Owns :class:`NodeTable`.  Does not own what is done with a node.
 
 **Identity.**  An object of the source is (device, inode number, birth time), never a path.  The
 birth time stands for the generation: an inode number is used again after its file is gone,
-and then nothing else tells the new file from the old.  Where the source keeps no birth time,
-the type of the object takes its place.  While we hold a descriptor of an object its number
+and then nothing else tells the new file from the old.  Where the source keeps no birth time, or
+anybody may set it but numbers are not used again, the type of the object takes its place.  While we hold a descriptor of an object its number
 cannot be used again, and the birth time is not asked (on overlayfs it changes at copy-up).
 
 **Numbers.**  A node's is its inode number, which costs nothing to keep and to find; one of a range of
@@ -108,10 +108,15 @@ class Node:
         self.used = False
 
 
+_REUSES_INO = host.REUSES_INO
+
+
 def _born(attr: Attr) -> int:
+    if not attr.has_btime or not _REUSES_INO:
+        return -1
     # To 16 nanoseconds: no two objects of one number are made within so short a time, and the
     # integer is smaller by a third.
-    return attr.btime << 26 | attr.btime_nsec >> 4 if attr.has_btime else -1
+    return attr.btime << 26 | attr.btime_nsec >> 4
 
 
 def _is(node: Node, attr: Attr) -> bool:

@@ -67,6 +67,9 @@ class Operations:
     #: entry that is still believed need not be told again.  0: tell everything.
     believed: float = 0.0
 
+    #: Whether names that differ in case only are different names.
+    case_sensitive: bool = True
+
     # -- life ---------------------------------------------------------------------------
 
     def init(self, *, kernel_checks: bool = False) -> None:
@@ -88,6 +91,14 @@ class Operations:
         """
         _unsupported()
 
+    def spelling(self, caller: Caller, parent: Ino, name: bytes) -> bytes:
+        """Return *name* as the directory *parent* spells it, where case does not tell names apart.
+
+        ENOENT where it is not there.  Asked only of what is not :attr:`case_sensitive`: by default, and
+        for everything else, a name is spelled as it is.
+        """
+        return name
+
     def forget(self, ino: Ino, nlookup: int) -> None:
         """Lower the lookup count of *ino* by *nlookup*.  Never fails."""
 
@@ -107,9 +118,10 @@ class Operations:
     def setattr(self, caller: Caller, ino: Ino, changes: SetAttr, handle: HandleId | None) -> Attr:
         """Apply *changes* and return the attributes that result.
 
-        Owner first, then size, mode and times; the first error ends it and is reported.  A
+        Owner first, then size, mode, flags and times; the first error ends it and is reported.  A
         symbolic link's own attributes are changed, never its target's.  EPERM, EACCES, EROFS,
-        EFBIG, ETXTBSY; EOPNOTSUPP for the mode of a symbolic link.
+        EFBIG, ETXTBSY; EOPNOTSUPP for the mode of a symbolic link, and for flags and a birth time
+        where the source has no such thing.
         """
         _unsupported()
 
@@ -435,6 +447,7 @@ class Op(Enum):
     INIT = "init", Subject.LIFE, Mutates.NO
     DESTROY = "destroy", Subject.LIFE, Mutates.NO
     LOOKUP = "lookup", Subject.NAME, Mutates.NO
+    SPELLING = "spelling", Subject.NAME, Mutates.NO
     FORGET = "forget", Subject.LIFE, Mutates.NO
     BATCH_FORGET = "batch_forget", Subject.LIFE, Mutates.NO
     GETATTR = "getattr", Subject.INODE, Mutates.NO

@@ -287,6 +287,17 @@ class PathView:
         with _Walk(self, caller) as walk:
             self.ops.access(caller, walk.node(path), mask)
 
+    def getpath(self, caller: Caller, path: bytes) -> bytes:
+        """Return *path* with each name as its directory spells it."""
+        spelled = []
+        with _Walk(self, caller) as walk:
+            ino = ROOT_INO
+            for name in _components(path):
+                spelled.append(self.ops.spelling(caller, ino, name))
+                ino = self.ops.lookup(caller, ino, name).ino
+                walk.owes(ino)
+        return b"/" + b"/".join(spelled)
+
     def readlink(self, caller: Caller, path: bytes) -> bytes:
         with _Walk(self, caller) as walk:
             return self.ops.readlink(caller, walk.node(path))

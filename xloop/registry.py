@@ -37,7 +37,7 @@ _BUNDLED: Final[Mapping[str, Mapping[str, str]]] = {
         "libfuse2": "xloop_backends.libfuse.two",
     },
     "darwin": {},
-    "win32": {},
+    "win32": {"winfsp": "xloop_backends.winfsp"},
 }
 
 

@@ -82,6 +82,8 @@ class Attr(NamedTuple):
     btime: int = 0  #: birth time in seconds; meaningless unless has_btime
     btime_nsec: int = 0
     has_btime: bool = False
+    #: File flags with the numbers of chflags(2) (UF_HIDDEN, UF_READONLY, ...); 0 where there are none.
+    flags: int = 0
 
     @classmethod
     def make(
@@ -197,7 +199,17 @@ class SetAttr:
     asks before a write: S_ISUID and S_ISGID shall go.
     """
 
-    __slots__ = ("atime", "gid", "kill_suidgid", "mode", "mtime", "size", "uid")
+    __slots__ = (
+        "atime",
+        "crtime",
+        "flags",
+        "gid",
+        "kill_suidgid",
+        "mode",
+        "mtime",
+        "size",
+        "uid",
+    )
 
     def __init__(
         self,
@@ -209,6 +221,8 @@ class SetAttr:
         atime: TimeOrNow | None = None,
         mtime: TimeOrNow | None = None,
         kill_suidgid: bool = False,
+        crtime: int | None = None,
+        flags: int | None = None,
     ) -> None:
         self.mode = mode  #: permission bits, S_ISUID, S_ISGID, S_ISVTX
         self.uid = uid
@@ -219,12 +233,24 @@ class SetAttr:
         #: The caller lacks CAP_FSETID: changing the size clears S_ISUID; and S_ISGID, but where the
         #: group may not execute only if the caller is not in the group (Linux 6.2).
         self.kill_suidgid = kill_suidgid
+        #: Birth time in nanoseconds since the epoch.  Windows and macOS.
+        self.crtime = crtime
+        #: All flags of chflags(2), as in :attr:`Attr.flags`.  Windows and macOS.
+        self.flags = flags
 
     @property
     def nothing(self) -> bool:
         """Whether everything is left alone."""
-        values = self.mode, self.uid, self.gid, self.size, self.atime, self.mtime
-        return values == (None,) * 6
+        return (
+            self.mode is None
+            and self.uid is None
+            and self.gid is None
+            and self.size is None
+            and self.atime is None
+            and self.mtime is None
+            and self.crtime is None
+            and self.flags is None
+        )
 
     def __repr__(self) -> str:
         changes = ((name, getattr(self, name)) for name in self.__slots__)

@@ -19,7 +19,7 @@ METHODS = {
     if inspect.isfunction(method) and not name.startswith("_")
 }
 #: What an operation without an answer of its own does: nothing, or what another one does.
-DEFAULTS = {Op.INIT, Op.DESTROY, Op.FORGET, Op.BATCH_FORGET}
+DEFAULTS = {Op.INIT, Op.DESTROY, Op.SPELLING, Op.FORGET, Op.BATCH_FORGET}
 EACH_OP = pytest.mark.parametrize("op", Op, ids=lambda op: op.value)
 
 
@@ -83,7 +83,7 @@ def test_what_is_not_there_is_enosys(op: Op) -> None:
 
 def test_what_creates_and_removes_mutates() -> None:
     for op in Op:
-        if op.subject is Subject.NAME and op is not Op.LOOKUP:
+        if op.subject is Subject.NAME and op not in (Op.LOOKUP, Op.SPELLING):
             assert op.mutates is Mutates.YES
         if op.value.startswith(("get", "list", "read", "stat", "release")):
             assert op.mutates is Mutates.NO

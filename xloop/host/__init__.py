@@ -19,7 +19,11 @@ if sys.platform == "linux":
     from xloop.host import linux
 
     host = linux
+elif sys.platform == "win32":
+    from xloop.host import windows
+
+    host = windows
 else:
     raise ImportError(
-        f"xloop cannot serve directories on {sys.platform} yet: only Linux is supported"
+        f"xloop cannot serve directories on {sys.platform} yet: only Linux and Windows are supported"
     )

@@ -23,7 +23,7 @@ __all__ = ["Descriptor", "Host"]
 
 
 class Descriptor(int):
-    """A file descriptor that closes itself when the last reference to this object is gone.
+    """A file descriptor (Windows: a HANDLE, by a subclass) that closes itself when the last reference to this object is gone.
 
     A node's descriptor may be dropped by one thread (to stay within a budget) while another
     is about to use it.  Closing the number then would let the second thread work on whatever
@@ -52,6 +52,13 @@ class Host(Protocol):
     F_WRLCK: int
     F_UNLCK: int
 
+    #: Whether the number of an object is used again once it is gone.  Then the birth time must tell the
+    #: objects apart, and nobody may be able to set it.
+    REUSES_INO: bool
+
+    #: Whether names that differ in case only are different names on every source.
+    CASE_SENSITIVE: bool
+
     # -- references ---------------------------------------------------------------------
 
     def open_root(self, path: str, *, private: bool = False) -> Descriptor:
@@ -68,6 +75,10 @@ class Host(Protocol):
 
     def reopen_ref(self, ref: int) -> Descriptor:
         """Return a new reference to the same object."""
+        ...
+
+    def spelling(self, dir_ref: int, name: bytes) -> bytes:
+        """Return *name* in *dir_ref* as it is spelled there; only where CASE_SENSITIVE is false."""
         ...
 
     def statx(self, ref: int, name: bytes = b"") -> Attr:
@@ -144,6 +155,14 @@ class Host(Protocol):
 
     def chown(self, ref: int, uid: int, gid: int) -> None:
         """Change owner and group; -1 leaves one alone."""
+        ...
+
+    def chflags(self, ref: int, flags: int) -> None:
+        """Set all flags of chflags(2) that this system has; EOPNOTSUPP for another one."""
+        ...
+
+    def setcrtime(self, ref: int, crtime: int) -> None:
+        """Set the birth time, in nanoseconds since the epoch."""
         ...
 
     def truncate(self, ref: int, size: int) -> None:

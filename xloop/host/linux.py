@@ -38,6 +38,8 @@ SEEK_DATA = os.SEEK_DATA
 SEEK_HOLE = os.SEEK_HOLE
 F_WRLCK = fcntl.F_WRLCK
 F_UNLCK = fcntl.F_UNLCK
+REUSES_INO = True
+CASE_SENSITIVE = True
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _syscall = _libc.syscall
@@ -130,6 +132,10 @@ def reopen_ref(ref: int) -> Descriptor:
         raise _fail()
     # A kernel before 5.2, or a container that is not let use it.
     return Descriptor(os.open(_magic(ref), os.O_PATH | os.O_CLOEXEC))
+
+
+def spelling(dir_ref: int, name: bytes) -> bytes:
+    return name
 
 
 _OVERLAYFS, _FUSE, _ECRYPTFS = 0x794C7630, 0x65735546, 0xF15F  # linux/magic.h
@@ -373,6 +379,15 @@ _fchownat.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_uint, ctypes.c_uin
 def chown(ref: int, uid: int, gid: int) -> None:
     if _fchownat(ref, b"", uid & 0xFFFFFFFF, gid & 0xFFFFFFFF, _EMPTY):
         raise _fail()
+
+
+def chflags(ref: int, flags: int) -> None:
+    # FS_IOC_SETFLAGS has other flags, and programs have that for them.
+    raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+
+def setcrtime(ref: int, crtime: int) -> None:
+    raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
 
 
 def truncate(ref: int, size: int) -> None:

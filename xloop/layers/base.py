@@ -65,6 +65,7 @@ class Layer(Operations):
     def __init__(self, inner: Operations) -> None:
         self.inner = inner
         self.stack_depth = inner.stack_depth
+        self.case_sensitive = inner.case_sensitive
         surrounded = type(self).around is not Layer.around
         for op in Op:
             answer = self._answer(op)

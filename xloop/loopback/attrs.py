@@ -37,6 +37,10 @@ class Attrs(LoopbackBase):
                         host.truncate(ref, changes.size)
             if changes.mode is not None:
                 host.chmod(ref, changes.mode & 0o7777)
+            if changes.flags is not None:
+                host.chflags(ref, changes.flags)
+            if changes.crtime is not None:
+                host.setcrtime(ref, changes.crtime)
             if changes.atime is not None or changes.mtime is not None:
                 host.utimens(ref, changes.atime, changes.mtime)
         return self.nodes.shown(host.statx(ref))

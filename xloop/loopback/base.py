@@ -93,6 +93,7 @@ class LoopbackBase(Operations):
         self.nodes = NodeTable(root, descriptors)
         self.handles: HandleTable[OpenFile | DirStream] = HandleTable()
         self.stack_depth = host.stack_depth(root)
+        self.case_sensitive = host.CASE_SENSITIVE
         self.kernel_checks = False
         self._noatime = host.O_NOATIME if noatime else 0
         self._impersonates = host.may_act_as_others()
@@ -246,7 +247,10 @@ class LoopbackBase(Operations):
 
 def _contains(source: str, mountpoint: str) -> bool:
     source, mountpoint = os.path.realpath(source), os.path.realpath(mountpoint)
-    return os.path.commonpath((source, mountpoint)) == source
+    try:
+        return os.path.commonpath((source, mountpoint)) == source
+    except ValueError:  # on different drives
+        return False
 
 
 def require_regular(node: Node) -> None:

@@ -28,6 +28,11 @@ class Names(LoopbackBase):
         with self._as(caller):
             return self._found(directory, ref, name)
 
+    def spelling(self, caller: Caller, parent: Ino, name: bytes) -> bytes:
+        _, ref = self._directory(parent, name)
+        with self._as(caller):
+            return host.spelling(ref, name)
+
     def forget(self, ino: Ino, nlookup: int) -> None:
         self.nodes.forget(ino, nlookup)
 
