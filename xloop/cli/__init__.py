@@ -24,6 +24,7 @@ __all__ = ["main"]
 _COMMANDS = {
     "mount": "xloop.cli.mount",
     "umount": "xloop.cli.umount",
+    "bench": "xloop.cli.bench",
 }
 
 _EXAMPLES = """\b
@@ -31,6 +32,7 @@ Examples:
   xloop mount /usr ~/view            show /usr at ~/view
   xloop mount -o ro project sandbox  ... and refuse every change
   xloop umount ~/view                end it
+  xloop bench --quick                what a mount costs on this machine
 """
 
 

@@ -229,7 +229,7 @@ def statx(ref: int, name: bytes = b"") -> Attr:
         btime,
         btime_nsec,
         mask & _STATX_BTIME != 0,
-        0,  # chflags(2) is not to be had
+        0,  # flags: FS_IOC_GETFLAGS tells those of Linux
     )
     return _tuple(Attr, values)
 
