@@ -163,7 +163,8 @@ class Opened(NamedTuple):
     keep_cache: bool = False
     #: Bypass the kernel's cache for this handle.
     direct_io: bool = False
-    #: Nothing is to be reported when a descriptor of this handle is closed.
+    #: Nothing is to be done, nor reported, when a descriptor of this handle is closed before the last.
+    #: A backend that keeps written pages back until then has to mind them itself.
     no_flush: bool = False
     #: The kernel may keep the entries of this directory until its mtime changes.
     cache_dir: bool = False

@@ -8,6 +8,7 @@ If it is meant to, run this file with --write-requests and commit the document.
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 import subprocess
@@ -174,6 +175,55 @@ def test_what_real_programs_cost_for_each_file(served: Callable[..., Served]) ->
     # Whether each has an ACL and a label; its attributes came with the listing.
     assert _work(one, "ls -l t >/dev/null") <= 100 * 2 + 30
     assert _work(one, "rm -r t") <= 100 * 1 + 30
+
+
+def test_every_close_is_asked_for_once_record_locks_are_used(
+    served: Callable[..., Served],
+) -> None:
+    """They go with the first descriptor that their process closes, and nothing else tells of that."""
+    mount = served()
+    path = mount.point / "f"
+    path.write_bytes(b"data")
+
+    def closing() -> dict[str, float]:
+        return _counted(mount, lambda: _opened(os.O_RDONLY)(str(path)), 1)
+
+    assert "FLUSH" not in closing()
+    with open(path, "r+b") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # goes with the open file, whoever closes what
+        assert "FLUSH" not in closing()
+        fcntl.lockf(file, fcntl.LOCK_EX)
+    assert closing()["FLUSH"] == 1
+
+
+@needs_root
+def test_a_lock_through_what_was_open_before_goes_with_the_last_duplicate(
+    served: Callable[..., Served],
+) -> None:
+    mount = served()
+    source = mount.point.parent / mount.point.name.replace("mnt", "source") / "f"
+    path = mount.point / "f"
+    path.write_bytes(b"data")
+    first = os.open(path, os.O_RDWR)
+    second = os.dup(first)
+    fcntl.lockf(first, fcntl.LOCK_EX)
+    os.close(second)
+
+    def is_free() -> bool:
+        with open(source, "r+b") as file:
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            return True
+
+    free = is_free()
+    os.close(first)
+    assert not free  # natively it would have been
+    deadline = time.monotonic() + 30
+    while not is_free():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def _reads(served: Served, path: str) -> int:

@@ -107,6 +107,8 @@ class LoopbackBase(Operations):
         self._mixed: dict[int, bool] = {}
         #: Device -> whether closing a file there may report an error.
         self._close_reports: dict[int, bool] = {}
+        #: Whether anybody has ever asked for a record lock here (:mod:`xloop.loopback.locks`).
+        self._locking = False
         #: Who holds record locks on a node (:mod:`xloop.loopback.locks`).
         self._owners: dict[Ino, dict[int, LockOwner]] = {}
 

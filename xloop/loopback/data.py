@@ -46,7 +46,8 @@ class Data(Locks):
         self.nodes.pin(node, fd)
         with self._files_lock:
             self._files.setdefault(node.ino, []).append(fd)
-        return Opened(self.handles.add(OpenFile(node, fd, flags)), fd=fd)
+        no_flush = not self._locking and not self._reports(node.dev, fd)
+        return Opened(self.handles.add(OpenFile(node, fd, flags)), fd=fd, no_flush=no_flush)
 
     def open(self, caller: Caller, ino: Ino, flags: int, *, kill_suidgid: bool = False) -> Opened:
         node = self.nodes[ino]
@@ -162,14 +163,14 @@ class Data(Locks):
     def flush(self, caller: Caller, ino: Ino, handle: HandleId, lock_owner: int) -> None:
         file = self._file(handle)
         self._drop_owner(file.node, lock_owner)
-        if file.writable and self._reports(file):
+        if file.writable and self._reports(file.node.dev, file.fd):
             self.nodes.within_limits(host.report_close, file.fd)
 
-    def _reports(self, file: OpenFile) -> bool:
-        dev = file.node.dev
+    def _reports(self, dev: int, fd: Descriptor) -> bool:
+        """Whether closing a file of the device *dev*, such as *fd*, may report an error."""
         reports = self._close_reports.get(dev)
         if reports is None:
-            reports = self._close_reports[dev] = host.close_reports(file.fd)
+            reports = self._close_reports[dev] = host.close_reports(fd)
         return reports
 
     def fsync(self, caller: Caller, ino: Ino, handle: HandleId, datasync: bool) -> None:

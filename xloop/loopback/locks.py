@@ -8,6 +8,10 @@ Owns which open file of the source holds a lock for whom.
   one process, which to the source is one POSIX owner, so each gets an open file of its own on
   the source and locks with it as an OFD lock.  POSIX locks go when their owner closes *any*
   descriptor of the file (flush), and all of a handle's locks when it is released.
+
+A flush for every close is a high price for what few mounts ever see.  So as long as nobody has asked for
+a record lock, opens offer to do without (``Opened.no_flush``).  What was opened before the first one
+keeps its locks until its last duplicate is closed: longer than natively, never shorter.
 """
 
 from __future__ import annotations
@@ -52,6 +56,7 @@ class Locks(LoopbackBase):
     def getlk(
         self, caller: Caller, ino: Ino, handle: HandleId, owner: int, lock: LockRange
     ) -> LockRange:
+        self._locking = True
         file = self._file(handle)
         with self._files_lock:
             owners = dict(self._owners.get(file.node.ino, {}))
@@ -76,6 +81,7 @@ class Locks(LoopbackBase):
         *,
         wait: bool,
     ) -> None:
+        self._locking = True
         file = self._file(handle)
         host.setlk(self._owner(file, handle, owner, lock.pid).fd, lock, wait)
 

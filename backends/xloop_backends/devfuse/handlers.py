@@ -260,10 +260,8 @@ class Handlers(Replies):
 
     def _open_flags(self, ino: Ino, opened: Opened, flags: int) -> tuple[int, int]:
         """Return the FOPEN flags and the backing id for an open."""
-        answer = 0
-        if opened.nonseekable:
-            answer |= abi.FOPEN_NONSEEKABLE
-        if opened.no_flush:
+        answer = abi.FOPEN_NONSEEKABLE if opened.nonseekable else 0
+        if opened.no_flush and flags & os.O_ACCMODE == os.O_RDONLY:
             answer |= abi.FOPEN_NOFLUSH
         if self.passthrough is not None:
             wanted = None if opened.direct_io else opened.fd
@@ -271,6 +269,9 @@ class Handlers(Replies):
             if backing_id:
                 if ino in self._written:
                     self._notify_attributes(ino)
+                if opened.no_flush:
+                    # Also of what is written: the kernel keeps no pages of it.
+                    answer |= abi.FOPEN_NOFLUSH
                 return answer | abi.FOPEN_PASSTHROUGH, backing_id
         if opened.direct_io:
             answer |= abi.FOPEN_DIRECT_IO

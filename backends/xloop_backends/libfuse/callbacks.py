@@ -340,7 +340,8 @@ class Callbacks:
         info.direct_io = opened.direct_io
         info.nonseekable = opened.nonseekable
         if self._has_noflush:
-            info.noflush = opened.no_flush
+            # What was written to a mapping is flushed by the kernel when a descriptor is closed.
+            info.noflush = opened.no_flush and info.flags & os.O_ACCMODE == os.O_RDONLY
         return 0
 
     def open(self, path: bytes, address: int) -> int:
