@@ -33,6 +33,16 @@ class Descriptor(int):
 
     __slots__ = ()
 
+    #: It was opened by a name, which some of its uses go by still: of no use for those once the
+    #: object has got another name.
+    placed = False
+    #: It is not open on the object itself: it is a directory's, and a name in it.  Then the object
+    #: is not held, and its inode number may be used again.
+    by_name = False
+
+    def moved(self, directory: Descriptor, name: bytes) -> None:
+        """Hear that the object is *name* in *directory* now.  Matters where ``placed``."""
+
     def __del__(self, _close: Callable[[int], None] = os.close) -> None:
         _close(self)
 
