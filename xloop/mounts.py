@@ -40,8 +40,6 @@ __all__ = [
 #: Seconds for a mounted file system to answer one question before it counts as hanging.
 PATIENCE = 5.0
 
-_HELPERS = ("fusermount3", "fusermount")
-
 
 class Health(Enum):
     """Whether a mounted file system answers."""
@@ -295,13 +293,15 @@ def _ask_helper(path: str, *, lazy: bool) -> None:
     import subprocess  # here: root never comes this way
     from shutil import which
 
-    helper = next(filter(None, map(which, _HELPERS)), None)
-    if helper is None:
+    helpers = mounttable.helpers(path, lazy=lazy)
+    command = next((words for words in helpers if which(words[0])), None)
+    if command is None and helpers:
         raise UnmountError(
-            f"{path!r} cannot be unmounted: a user who is not root needs fusermount3 for that",
+            f"{path!r} cannot be unmounted: a user who is not root needs {helpers[0][0]} for that",
             "install it: apt-get install fuse3",
         )
-    command = [helper, "-u", *(["-z"] if lazy else []), "--", path]
+    if command is None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
     # LC_ALL: the helper's words decide below.
     done = subprocess.run(
         command,
@@ -320,4 +320,4 @@ def _ask_helper(path: str, *, lazy: bool) -> None:
         )
         if "not permitted" in said or "not found in" in said:
             number = errno.EPERM
-        raise OSError(number, said or f"{helper} ended with status {done.returncode}")
+        raise OSError(number, said or f"{command[0]} ended with status {done.returncode}")

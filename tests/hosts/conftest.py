@@ -7,17 +7,16 @@ import os
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from .support import Run
 
 HERE = Path(__file__).parent
 sys.path.append(str(HERE))
 #: Whoever is root becomes nobody: these hosts cannot act as others.
 NOBODY = 65534
-
-Run = Callable[[str], tuple[int, set[str]]]
 
 
 @pytest.fixture

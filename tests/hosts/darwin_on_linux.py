@@ -125,31 +125,38 @@ class StandIn:
 
     # -- extended attributes ------------------------------------------------------------------
 
+    # Linux keeps attributes in classes; what macOS calls com.apple.* becomes somebody's own.
+
     @staticmethod
     def _path(fd: int) -> str:
         return f"/proc/self/fd/{int(fd)}"
+
+    @staticmethod
+    def _name(name: bytes) -> bytes:
+        return b"user." + name if name.startswith(b"com.apple.") else name
 
     def fgetxattr(
         self, fd: int, name: bytes, buffer: Any, size: int, position: int, options: int
     ) -> int:
         assert (position, options) == (0, 0)
-        return _answer(buffer, size, os.getxattr(self._path(fd), name))
+        return _answer(buffer, size, os.getxattr(self._path(fd), self._name(name)))
 
     def fsetxattr(
         self, fd: int, name: bytes, value: bytes, size: int, position: int, options: int
     ) -> None:
         assert position == 0
         flags = {0: 0, 2: os.XATTR_CREATE, 4: os.XATTR_REPLACE}[options]
-        os.setxattr(self._path(fd), name, value[:size], flags)
+        os.setxattr(self._path(fd), self._name(name), value[:size], flags)
 
     def flistxattr(self, fd: int, buffer: Any, size: int, options: int) -> int:
         assert options == 0
-        names = os.listxattr(self._path(fd))
-        return _answer(buffer, size, b"".join(os.fsencode(name) + b"\0" for name in names))
+        names = [os.fsencode(name) for name in os.listxattr(self._path(fd))]
+        names = [n.removeprefix(b"user.") if b".com.apple." in n else n for n in names]
+        return _answer(buffer, size, b"".join(name + b"\0" for name in names))
 
     def fremovexattr(self, fd: int, name: bytes, options: int) -> None:
         assert options == 0
-        os.removexattr(self._path(fd), name)
+        os.removexattr(self._path(fd), self._name(name))
 
     # -- the rest ---------------------------------------------------------------------------------
 
@@ -208,6 +215,9 @@ class DarwinOnLinux(darwin.DarwinHost):
     SEEK_HOLE = os.SEEK_HOLE
     SEEK_DATA = os.SEEK_DATA
     REUSES_INO = True
+
+    def is_case_sensitive(self, ref: int) -> bool:
+        return True  # Linux knows no such pathconf(3)
 
     def chmod(self, ref: int, mode: int) -> None:
         place = self._by_name(ref)

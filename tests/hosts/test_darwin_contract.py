@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from conftest import Run
+from .support import Run
 
 #: What macOS cannot do, or does not tell: the contract tests that show it.
 DIFFERENT = {

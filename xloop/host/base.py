@@ -87,6 +87,10 @@ class Host(Protocol):
         """Return a new reference to the same object."""
         ...
 
+    def is_case_sensitive(self, ref: int) -> bool:
+        """Tell whether names that differ in case only are different in the file system of *ref*."""
+        ...
+
     def spelling(self, dir_ref: int, name: bytes) -> bytes:
         """Return *name* in *dir_ref* as it is spelled there; only where CASE_SENSITIVE is false."""
         ...

@@ -45,6 +45,7 @@ __all__ = ["DarwinHost"]
 _nothing: AbstractContextManager[object] = nullcontext()
 _BILLION = 1_000_000_000
 _END = 2**63 - 1
+_PC_CASE_SENSITIVE = 11  # sys/unistd.h
 
 # renameat2(2) and fallocate(2), whose numbers the contract uses.
 _NOREPLACE, _EXCHANGE = 1, 2
@@ -83,6 +84,7 @@ class DarwinHost(posix.PosixHost):
     directory_flags = (c.O_SEARCH, c.O_EVTONLY | os.O_DIRECTORY)
     file_flags = c.O_EVTONLY | os.O_NONBLOCK | os.O_NOFOLLOW
     link_flags = c.O_EVTONLY | c.O_SYMLINK
+    CASE_SENSITIVE = False  # each source has its own way: is_case_sensitive()
     # APFS and HFS+ count on, and setattrlist(2) lets everybody set the birth time of his files.
     REUSES_INO = False
     SEEK_HOLE = 3
@@ -115,6 +117,16 @@ class DarwinHost(posix.PosixHost):
     @staticmethod
     def _path_of(fd: int) -> bytes:
         return fcntl.fcntl(fd, c.F_GETPATH, bytes(c.MAXPATHLEN)).partition(b"\0")[0]
+
+    def is_case_sensitive(self, ref: int) -> bool:
+        # -1, as from a file system that does not say, counts as yes: nothing is joined by mistake.
+        return os.fpathconf(ref, _PC_CASE_SENSITIVE) != 0
+
+    def spelling(self, dir_ref: int, name: bytes) -> bytes:
+        if self.is_case_sensitive(dir_ref):
+            return name
+        ref = self.open_ref(dir_ref, name)
+        return name if ref.by_name else self._path_of(ref).rpartition(b"/")[2]
 
     def statx(self, ref: int, name: bytes = b"") -> Attr:
         # os.stat() tells the birth time as a float, which is too coarse to tell two files apart.

@@ -97,6 +97,10 @@ def reopen_ref(ref: int) -> Descriptor:
     return Descriptor(os.open(_magic(ref), os.O_PATH | os.O_CLOEXEC))
 
 
+def is_case_sensitive(ref: int) -> bool:
+    return True  # but for a directory with chattr +F, which differs from the rest of its source
+
+
 def spelling(dir_ref: int, name: bytes) -> bytes:
     return name
 

@@ -20,7 +20,16 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from xloop.host.darwin_libc import Mounted
 
-__all__ = ["MountEntry", "device_of", "from_bsd", "parse", "read", "unmount", "visible"]
+__all__ = [
+    "MountEntry",
+    "device_of",
+    "from_bsd",
+    "helpers",
+    "parse",
+    "read",
+    "unmount",
+    "visible",
+]
 
 
 class MountEntry(NamedTuple):
@@ -141,6 +150,17 @@ def unmount(path: str, *, lazy: bool = False) -> None:
     if libc.umount2(os.fsencode(path), nofollow | (detach if lazy else 0)):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), path)
+
+
+def helpers(path: str, *, lazy: bool) -> list[list[str]]:
+    """Return the commands that unmount *path* for who may not make the system call, best first."""
+    if sys.platform == "darwin":
+        # Its daemon unmounts for the user whose volume it is, and asks those who use it to let go.
+        return [["/usr/sbin/diskutil", "unmount", *(["force"] if lazy else []), path]]
+    if sys.platform == "linux":
+        words = ["-u", *(["-z"] if lazy else []), "--", path]
+        return [["fusermount3", *words], ["fusermount", *words]]
+    return []  # FreeBSD: who may mount (vfs.usermount) may unmount
 
 
 def visible(entries: Iterable[MountEntry], path: str) -> MountEntry | None:

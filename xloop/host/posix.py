@@ -134,7 +134,7 @@ class PosixHost:
     F_WRLCK: int = fcntl.F_WRLCK
     F_UNLCK: int = fcntl.F_UNLCK
     REUSES_INO: bool = True
-    CASE_SENSITIVE: bool = True  # told by the source, name by name: see the systems' own
+    CASE_SENSITIVE: bool = True
 
     #: How a directory is opened as a reference: the first that is allowed.
     directory_flags: tuple[int, ...] = (os.O_RDONLY | os.O_DIRECTORY,)
@@ -244,6 +244,9 @@ class PosixHost:
     def reopen_ref(self, ref: int) -> Descriptor:
         fd = os.dup(ref)
         return ref.twin(fd) if isinstance(ref, Reference) else Descriptor(fd)
+
+    def is_case_sensitive(self, ref: int) -> bool:
+        return True
 
     def spelling(self, dir_ref: int, name: bytes) -> bytes:
         return name

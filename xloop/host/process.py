@@ -13,8 +13,9 @@ import errno
 import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 __all__ = [
     "TERMINATING",
@@ -23,6 +24,7 @@ __all__ = [
     "fork",
     "keep_standard_descriptors",
     "leave_terminal",
+    "overheard",
     "silence",
     "unblock",
     "users_of",
@@ -186,3 +188,45 @@ def _program(pid: str) -> str:
             return comm.read().strip()
     except OSError:
         return "?"
+
+
+_stderr_lock = threading.Lock()
+
+
+def overheard(call: Callable[[], bool]) -> tuple[bool, str]:
+    """Return the outcome of *call* and what was written to standard error meanwhile.
+
+    For libraries and the helpers that they run, which print why they failed.  If all went well the
+    words are passed on to where they were meant for: other threads may have written them.
+    """
+    if sys.platform == "win32":
+        raise _unsupported("listening to standard error")
+    with _stderr_lock:
+        if sys.stderr is not None:
+            sys.stderr.flush()
+        hearing, speaking = os.pipe()
+        kept = os.dup(2)
+        try:
+            # Whoever writes more than a pipe holds shall lose it, and not wait for ever.
+            for end in (hearing, speaking):
+                os.set_blocking(end, False)
+            os.dup2(speaking, 2)
+            try:
+                done = call()
+            finally:
+                os.dup2(kept, 2)
+            said = _all_of(hearing)
+        finally:
+            for fd in (hearing, speaking, kept):
+                os.close(fd)
+    if done and said:
+        os.write(2, said)
+    return done, said.decode(errors="backslashreplace").strip()
+
+
+def _all_of(pipe: int) -> bytes:
+    parts = []
+    with contextlib.suppress(BlockingIOError):  # empty
+        while part := os.read(pipe, 65536):
+            parts.append(part)
+    return b"".join(parts)

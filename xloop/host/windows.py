@@ -76,6 +76,10 @@ seek_dir = windows_dirs.seek_dir
 spelling = windows_dirs.spelling
 
 
+def is_case_sensitive(ref: int) -> bool:
+    return CASE_SENSITIVE
+
+
 def stack_depth(ref: int) -> int:
     return 0
 
