@@ -223,13 +223,11 @@ types() {
 #   --require-mount      a backend that must be there fails the tests if it is not, no skip
 #   -p no:cacheprovider  the copy of the checkout is not the ordinary user's to write to
 #   --durations          where the time goes
-#   --ignore             the random comparison still finds differences of its own making; by hand
-#                        until it does not: pytest tests/differential
 #   timeout              no test may take so long; but if the run hangs, the log shall say where
 tests() {
     as "$1" timeout --kill-after=20 2400 \
         pytest --require-mount -p no:cacheprovider --basetemp "$work/tmp/pytest-$1" \
-        --color=no --durations=10 --ignore=tests/differential 2>&1 | tee "$work/tests-$1.log"
+        --color=no --durations=10 2>&1 | tee "$work/tests-$1.log"
 }
 
 # shown WHO PID: wait for tests in the background, and show what they said.

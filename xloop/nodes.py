@@ -9,6 +9,11 @@ and then nothing else tells the new file from the old.  Where the source keeps n
 anybody may set it but numbers are not used again, the type of the object takes its place.  While we hold a descriptor of an object its number
 cannot be used again, and the birth time is not asked (on overlayfs it changes at copy-up).
 
+**Numbers.**  A node's is its inode number, which costs nothing to keep and to find; one of a range of
+its own where that is taken: by a node that somebody still knows though its object is gone, by
+the root (always 1), or because the object is on another device.  A number comes again only
+after every lookup of it was forgotten.
+
 **Descriptors are a cache.**  A node knows its parent and its name there; a descriptor is opened
 when it is needed, checked against the identity, and closed when there are too many, the one
 that was not used for longest first (a clock: one bit a node, set by every use).  So a tree of
@@ -34,12 +39,16 @@ import threading
 from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from stat import S_IFDIR, S_IFMT
+from time import monotonic
 from typing import ParamSpec, TypeVar
 
 from xloop.host import Descriptor, host
 from xloop.types import ROOT_INO, Attr, Ino
 
-__all__ = ["Node", "NodeTable"]
+__all__ = ["TICKS", "Node", "NodeTable"]
+
+#: Of the clock of :meth:`NodeTable.tick`, in a second.
+TICKS = 16
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -48,6 +57,12 @@ R = TypeVar("R")
 def _stale() -> OSError:
     # Linux looks the path up again when it meets ESTALE, and so finds what is there now.
     return OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+
+_KINDS = {kind: kind for kind in range(0, 1 << 16, 1 << 12)}
+
+#: Numbers from here on are not made from inode numbers.
+_OWN_NUMBERS = 1 << 63
 
 
 class Node:
@@ -61,36 +76,41 @@ class Node:
         "ino",
         "kind",
         "name",
-        "nameless",
         "nlookup",
         "parent",
         "st_ino",
+        "told",
         "used",
     )
 
-    def __init__(self, ino: Ino, attr: Attr, parent: Node | None, name: bytes) -> None:
+    def __init__(self, ino: Ino, attr: Attr, dev: int, parent: Node | None, name: bytes) -> None:
         self.ino = ino
         self.st_ino = attr.ino
-        self.dev = attr.dev
+        # A tree has millions of nodes: what they have in common is one object.
+        self.dev = dev
+        self.kind = _KINDS[S_IFMT(attr.mode)]
         self.born = _born(attr)
-        self.kind = S_IFMT(attr.mode)
+        #: The directory of the name below; None: of the root, and of what has lost its last known
+        #: name through us.
         self.parent = parent
         self.name = name  #: one of its names, the last that was seen
         self.nlookup = 0
+        #: When the name was last told to somebody, in ticks.
+        self.told = 0
         #: A reference; None: to be opened when needed.
         self.fd: Descriptor | None = None
         #: An open file of the node, while there is one: as good as a reference, and not the
         #: cache's to close.
         self.file: Descriptor | None = None
-        #: Its last known name was removed through us.
-        self.nameless = False
         self.used = False
 
 
 def _born(attr: Attr) -> int:
     if not attr.has_btime or not host.REUSES_INO:
         return -1
-    return attr.btime * 1_000_000_000 + attr.btime_nsec
+    # To 16 nanoseconds: no two objects of one number are made within so short a time, and the
+    # integer is smaller by a third.
+    return attr.btime << 26 | attr.btime_nsec >> 4
 
 
 def _is(node: Node, attr: Attr) -> bool:
@@ -117,15 +137,18 @@ class NodeTable:
 
     def __init__(self, root: Descriptor, budget: int) -> None:
         attr = host.statx(root)
-        self.root = Node(ROOT_INO, attr, None, b"")
+        self.root = Node(ROOT_INO, attr, attr.dev, None, b"")
         self.root.fd = root
         self.root.nlookup = 1
         self.root_dev = attr.dev
         self.budget = max(budget, 16)
         self._lock = threading.Lock()
         self._by_ino: dict[int, Node] = {ROOT_INO: self.root}
-        self._by_identity: dict[int | tuple[int, int], Node] = {self._key(attr): self.root}
-        self._next = 2
+        #: Those whose number is not their inode number, by device and inode number.
+        self._others: dict[tuple[int, int], Node] = {(attr.dev, attr.ino): self.root}
+        self._devices = {attr.dev: attr.dev}
+        self._next = _OWN_NUMBERS
+        self._now = 0
         # In the order in which they were opened: the hand of the clock is at the front.
         self._cached: dict[int, Node] = {}
         #: Set while there are references of files, for whoever calls :meth:`sweep`.
@@ -149,8 +172,25 @@ class NodeTable:
         """How many descriptors the cache holds now."""
         return len(self._cached)
 
-    def _key(self, attr: Attr) -> int | tuple[int, int]:
-        return attr.ino if attr.dev == self.root_dev else (attr.dev, attr.ino)
+    def _known(self, attr: Attr) -> Node | None:
+        node = self._others.get((attr.dev, attr.ino))
+        if node is None and attr.dev == self.root_dev:
+            node = self._by_ino.get(attr.ino)
+            if node is not None and node.st_ino != attr.ino:
+                return None
+        return node
+
+    def _add(self, attr: Attr, parent: Node, name: bytes) -> Node:
+        dev = self._devices.setdefault(attr.dev, attr.dev)
+        number = attr.ino
+        if dev != self.root_dev or number in self._by_ino or not 1 < number < _OWN_NUMBERS:
+            number = self._next
+            self._next += 1
+        node = Node(Ino(number), attr, dev, parent, name)
+        self._by_ino[number] = node
+        if number != attr.ino:
+            self._others[dev, attr.ino] = node
+        return node
 
     def shown_ino(self, dev: int, ino: int) -> int:
         """Return the st_ino to show for an object: its own, on the device of the root.
@@ -179,17 +219,14 @@ class NodeTable:
         The object was just found or made as *name* in *parent*.  *fd*, where given, is a
         descriptor of it; with *pin* it is an open file's, and not the cache's to close.
         """
-        key = self._key(attr)
         with self._lock:
-            node = self._by_identity.get(key)
+            node = self._known(attr)
             if node is None or not _still(node, attr):
-                node = Node(Ino(self._next), attr, parent, name)
-                self._next += 1
-                self._by_ino[node.ino] = node
-                self._by_identity[key] = node
+                node = self._add(attr, parent, name)
             elif node is not self.root:
                 self._named(node, parent, name)
             node.nlookup += 1
+            node.told = self.tick()
             if pin:
                 self.pin(node, fd)
             elif fd is not None and node.fd is None:
@@ -203,16 +240,22 @@ class NodeTable:
             node.fd = None
         if node.file is not None and parent.fd is not None:
             node.file.moved(parent.fd, name)
+        found = node.parent is None
         node.parent = parent
         node.name = name
-        if node.nameless:
-            node.nameless = False
-            if node.fd is not None:
-                self._adopt(node, node.fd)
+        if found and node.fd is not None:
+            self._adopt(node, node.fd)
+
+    def tick(self) -> int:
+        """Return the time in :data:`TICKS` a second; the same object as long as it is the same."""
+        now = int(monotonic() * TICKS)
+        if now != self._now:
+            self._now = now
+        return self._now
 
     def find(self, attr: Attr) -> Node | None:
         """Return the node of the object that *attr* describes, if it is known."""
-        node = self._by_identity.get(self._key(attr))
+        node = self._known(attr)
         return node if node is not None and _still(node, attr) else None
 
     def forget(self, ino: Ino, nlookup: int) -> None:
@@ -233,9 +276,10 @@ class NodeTable:
         if node.nlookup > 0:
             return
         del self._by_ino[ino]
-        key = node.st_ino if node.dev == self.root_dev else (node.dev, node.st_ino)
-        if self._by_identity.get(key) is node:
-            del self._by_identity[key]
+        if ino != node.st_ino or node.dev != self.root_dev:
+            key = node.dev, node.st_ino
+            if self._others.get(key) is node:
+                del self._others[key]
         self._cached.pop(ino, None)
         node.fd = node.file = None
 
@@ -249,12 +293,12 @@ class NodeTable:
     def removed(self, node: Node, parent: Node, name: bytes, *, last: bool) -> None:
         """Note that *name* in *parent*, which was *node*, is gone; *last*: and was its only name.
 
-        The caller made sure, before, that the node has a descriptor (:meth:`ref`).  It keeps that
+        The caller made sure, before, that the node has a descriptor (:meth:`keep`).  It keeps that
         until it is forgotten or found under another name: it may be in use without one (O_PATH).
         """
         with self._lock:
             if last or (node.parent is parent and node.name == name):
-                node.nameless = True
+                node.parent = None
                 self._cached.pop(node.ino, None)
 
     # -- descriptors --------------------------------------------------------------------
@@ -288,8 +332,6 @@ class NodeTable:
         return fd
 
     def _open(self, node: Node, parent_fd: Descriptor) -> Descriptor:
-        if node.nameless:
-            raise _stale()
         try:
             fd = self.within_limits(host.open_ref, parent_fd, node.name)
         except FileNotFoundError:
@@ -298,10 +340,14 @@ class NodeTable:
             raise _stale() from None
         if not _is(node, host.statx(fd)):
             raise _stale()
+        self.keep(node, fd)
+        return fd
+
+    def keep(self, node: Node, fd: Descriptor) -> None:
+        """Give *node* the reference *fd*, which is to it, unless it has one."""
         with self._lock:
             if node.fd is None and node.ino in self._by_ino:
                 self._adopt(node, fd)
-        return fd
 
     def _adopt(self, node: Node, fd: Descriptor) -> None:
         node.fd = fd
@@ -374,7 +420,7 @@ class NodeTable:
             file = node.file
             node.file = other
             if other is None and file is not None and node.fd is None:
-                if node.nameless and node.nlookup > 0:
+                if node.parent is None and node.nlookup > 0:
                     # Nothing could open it again, but somebody may still hold it by a descriptor
                     # that the server was never told of (O_PATH).
                     node.fd = host.reopen_ref(file)

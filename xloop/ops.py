@@ -65,6 +65,11 @@ class Operations:
     #: Whether names that differ in case only are different names.
     case_sensitive: bool = True
 
+    #: Seconds for which who asks believes a name and the attributes that came with it.  Set before
+    #: init() by a backend whose kernel asks readdirplus for what it may have been told already: an
+    #: entry that is still believed need not be told again.  0: tell everything.
+    believed: float = 0.0
+
     # -- life ---------------------------------------------------------------------------
 
     def init(self, *, kernel_checks: bool = False) -> None:
@@ -321,8 +326,8 @@ class Operations:
     ) -> Iterator[tuple[DirEntry, Entry | None]]:
         """As readdir, with the entry that lookup would give.  Lookup count: +1 for each entry.
 
-        None for '.' and '..', and for what could not be looked up: the kernel then asks for it when
-        it is wanted.  A consumer that has no room for an entry forgets it.  By default all of
+        None for '.' and '..', for what could not be looked up, and for what is still believed
+        (:attr:`believed`): the kernel asks for it when it is wanted.  A consumer that has no room for an entry forgets it.  By default all of
         readdir with None.
         """
         return ((entry, None) for entry in self.readdir(caller, ino, handle, offset))

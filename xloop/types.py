@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 #: Number of a node while somebody knows it.  Not the ``st_ino`` that programs see: that is
-#: ``Attr.ino``.  Never reused during the life of a file system.
+#: ``Attr.ino``.  Another node may get it once every lookup of this one was forgotten.
 Ino = NewType("Ino", int)
 
 #: Number of an open file or directory, from open to release.

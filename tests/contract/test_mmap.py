@@ -80,6 +80,23 @@ def test_what_is_written_to_a_shared_map_reaches_the_source(mnt: Tree, src: Tree
     assert src.content(b"f")[:4] == b"more"
 
 
+def test_a_map_of_what_is_open_for_appending_is_written_where_it_belongs(pair: Pair) -> None:
+    """Whatever the file's mode has become: who has it open may write."""
+    pair.same(lambda t: t.make(b"f", b"a" * PAGE))
+
+    def write(t: Tree) -> bytes:
+        fd = t.open(b"f", os.O_RDWR | os.O_APPEND)
+        t.fchmod(fd, 0)
+        with mmap.mmap(fd, PAGE) as m:
+            m[:4] = b"data"
+            m.flush()
+        t.fsync(fd)
+        t.fchmod(fd, 0o600)
+        return t.content(b"f")
+
+    assert pair.same(write) == b"data" + b"a" * (PAGE - 4)
+
+
 def test_a_private_map_changes_nothing(pair: Pair) -> None:
     pair.same(lambda t: t.make(b"f", b"a" * PAGE))
 

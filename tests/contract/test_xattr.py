@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: MIT
-
-
 """Extended attributes: getxattr, setxattr, listxattr, removexattr."""
 
 from __future__ import annotations
 
 import errno
 import os
+import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
@@ -160,14 +159,38 @@ def test_a_file_without_the_attributes_of_the_kernel_says_so_each_time(pair: Pai
         pair.fails(errno.ENODATA, lambda t: t.getxattr(b"f", b"security.capability"))
 
 
-def test_trusted_attributes_are_roots(pair: Pair, need: Need) -> None:
-    need.root("others see none of them")
-
+def _need_trusted(need: Need) -> None:
     def attempt(t: Tree) -> None:
         t.make(b"trusted")
         t.setxattr(b"trusted", b"trusted.probe", b"")
 
     need.source("trusted extended attributes", attempt)
+
+
+def test_trusted_attributes_are_not_for_root_of_another_user_namespace(
+    pair: Pair, need: Need
+) -> None:
+    """Who makes a user namespace has all capabilities, but only in there."""
+    need.root("only root sets trusted attributes")
+    need.kernel("it knows who calls")
+    _need_trusted(need)
+    pair.same(lambda t: t.make(b"f"))
+    pair.same(lambda t: t.setxattr(b"f", b"trusted.a", b""))
+    pair.same(lambda t: t.setxattr(b"f", b"user.b", b""))
+
+    def names(t: Tree) -> list[bytes]:
+        path = os.path.join(getattr(t, "path"), b"f")  # noqa: B009
+        become = ["unshare", "--user", "--map-root-user"]
+        command = [*become, "getfattr", "--absolute-names", "--match=-", path]
+        lines = subprocess.run(command, capture_output=True, check=True).stdout.splitlines()
+        return [line for line in lines if line and not line.startswith(b"#")]
+
+    assert pair.same(names) == [b"user.b"]
+
+
+def test_trusted_attributes_are_roots(pair: Pair, need: Need) -> None:
+    need.root("others see none of them")
+    _need_trusted(need)
     pair.same(lambda t: t.make(b"f", mode=0o666))
     pair.same(lambda t: t.chmod(b"f", 0o666))
     pair.same(lambda t: t.setxattr(b"f", b"trusted.a", b"v"))

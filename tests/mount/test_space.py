@@ -32,7 +32,7 @@ def test_a_file_that_is_deleted_on_the_source_gives_back_its_space(tmp_path: Pat
     mountpoint.mkdir()
     (source / "big").write_bytes(bytes(1 << 20))
     with xloop.mount(source, mountpoint) as mount:
-        assert (mountpoint / "big").stat().st_size == 1 << 20
+        assert len((mountpoint / "big").read_bytes()) == 1 << 20
         (source / "big").unlink()
         assert _holds_deleted(mount.pid, source), "else this test shows nothing"
         deadline = time.monotonic() + 60

@@ -90,7 +90,11 @@ def fingerprint(outside: str) -> list[tuple[object, ...]]:
 
 def inodes(outside: str) -> set[int]:
     """Return the inode numbers of the outside."""
-    return {os.lstat(str(entry[0])).st_ino for entry in fingerprint(outside)}
+    found = set()
+    for path, *_ in fingerprint(outside):
+        with contextlib.suppress(FileNotFoundError):  # an attack that succeeds takes things away
+            found.add(os.lstat(str(path)).st_ino)
+    return found
 
 
 # -- the one who swaps, on the source -----------------------------------------------------

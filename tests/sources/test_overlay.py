@@ -136,6 +136,7 @@ def test_a_mount_is_the_lower_layer_of_an_overlay(lab: Lab, show: Show) -> None:
     # And below nothing has changed.
     assert (source / "f").read_bytes() == (source / "d" / "g").read_bytes() == DATA
     assert sorted(os.listdir(source)) == ["d", "f"]
+    lab.end()  # the overlay first: it keeps the mount busy
 
 
 def test_a_mount_takes_the_changes_of_an_overlay_or_the_kernel_refuses(
@@ -165,3 +166,4 @@ def test_a_mount_takes_the_changes_of_an_overlay_or_the_kernel_refuses(
     assert sorted(os.listdir(top)) == ["d", "moved", "new"]
     assert os.listdir(top / "d") == []
     assert (point / "upper" / "new").read_bytes() == b"new"
+    lab.end()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -34,9 +35,7 @@ def test_hard_links_are_one_node(table: NodeTable, tmp_path: Path) -> None:
     assert table.root.nlookup == 1
 
 
-def test_a_number_is_gone_when_its_count_is_zero_and_never_comes_back(
-    table: NodeTable, tmp_path: Path
-) -> None:
+def test_a_number_is_gone_when_its_count_is_zero(table: NodeTable, tmp_path: Path) -> None:
     (tmp_path / "a").touch()
     ino = _lookup(table, "a").ino
     assert _lookup(table, "a").ino == ino
@@ -46,7 +45,49 @@ def test_a_number_is_gone_when_its_count_is_zero_and_never_comes_back(
     with pytest.raises(OSError, match="Stale") as caught:
         table[ino]
     assert caught.value.errno == errno.ESTALE
-    assert _lookup(table, "a").ino != ino
+    assert _lookup(table, "a").nlookup == 1
+
+
+def test_a_file_that_takes_over_a_number_gets_another_one(table: NodeTable) -> None:
+    """While somebody knows the old one; and both are found by what they are."""
+    attr = host.statx(table.root.fd or 0)._replace(mode=0o100644, ino=77, has_btime=True)
+    old = table.intern(attr._replace(btime=1), table.root, b"a", None)
+    new = table.intern(attr._replace(btime=2), table.root, b"a", None)
+    assert old.ino == 77
+    assert new.ino != old.ino
+    assert table.find(attr._replace(btime=2)) is new
+    table.forget(old.ino, 1)
+    assert table.find(attr._replace(btime=2)) is new
+    table.forget(new.ino, 1)
+    assert table.find(attr._replace(btime=2)) is None
+    assert len(table) == 1
+
+
+def test_numbers_of_other_devices_are_not_inode_numbers(table: NodeTable) -> None:
+    attr = host.statx(table.root.fd or 0)._replace(mode=0o100644, ino=77)
+    here = table.intern(attr, table.root, b"a", None)
+    there = table.intern(attr._replace(dev=attr.dev + 1), table.root, b"b", None)
+    # The root of a file system has a small number too, and there may be a 1 in it.
+    first = table.intern(attr._replace(ino=1), table.root, b"c", None)
+    assert len({ROOT_INO, here.ino, there.ino, first.ino}) == 4
+    assert table.find(attr._replace(dev=attr.dev + 1)) is there
+    assert table.find(attr._replace(ino=1)) is first
+
+
+def test_a_node_takes_less_than_300_bytes(table: NodeTable) -> None:
+    """As many are known as a large tree has entries."""
+    attr = host.statx(table.root.fd or 0)._replace(mode=0o100644)
+    count = 100_000
+    tracemalloc.start()
+    try:
+        for number in range(count):
+            # Made anew as system calls make them: nothing is shared by accident.
+            dev = int(str(attr.dev))
+            fresh = attr._replace(ino=10**7 + number, dev=dev, btime=attr.btime + number)
+            table.intern(fresh, table.root, b"name-%07d.txt" % number, None)
+        assert tracemalloc.get_traced_memory()[0] / count < 300
+    finally:
+        tracemalloc.stop()
 
 
 def test_the_root_is_never_forgotten(table: NodeTable) -> None:

@@ -129,11 +129,19 @@ class Host(Protocol):
 
     def pwrite(self, fd: int, data: bytes | memoryview, offset: int) -> int: ...
 
+    def pwrite_in_place(self, fd: int, data: bytes | memoryview, offset: int) -> int:
+        """Write at *offset* also where *fd* is open for appending; EOPNOTSUPP where that cannot be had."""
+        ...
+
     def fsync(self, fd: int) -> None: ...
 
     def fdatasync(self, fd: int) -> None: ...
 
     def syncfs(self, fd: int) -> None: ...
+
+    def close_reports(self, ref: int) -> bool:
+        """Tell whether closing an open file there can report an error that was not reported before."""
+        ...
 
     def report_close(self, fd: int) -> None:
         """Raise the error that closing a duplicate of *fd* reports (quota, network)."""

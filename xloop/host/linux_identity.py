@@ -47,6 +47,9 @@ class _ThreadState(threading.local):
 
     #: The umask that this thread has set for itself; None: it shares the process's.
     umask: int | None = None
+    #: Takes CAP_FSETID out of this thread's own capabilities, while it has those; None: it acts as
+    #: somebody else, or is not known to have them.
+    without_fsetid: _OwnWithoutFsetid | None = None
 
 
 _thread = _ThreadState()
@@ -143,9 +146,19 @@ def told(caller: Caller) -> Caller:
     return caller._replace(uid=ids[0], gid=ids[1], groups=_groups_of(caller.pid))
 
 
+def _in_our_user_namespace(pid: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(f"/proc/{pid}/ns/user"), os.stat("/proc/self/ns/user"))
+    except OSError:
+        return False
+
+
 def _has(caller: Caller, capability: int) -> bool:
     if caller.uid not in (0, _UNTOLD):
         return False  # capabilities without being root are rare, and fewer rights the safe side
+    # Who has made a user namespace has all capabilities, but only in there.
+    if not _in_our_user_namespace(caller.pid):
+        return False
     effective = _status_of(caller.pid, "CapEff")
     return effective is not None and bool(int(effective, 16) >> capability & 1)
 
@@ -169,7 +182,7 @@ _CREATING = 1 << _CAP_DAC_OVERRIDE | 1 << _CAP_DAC_READ_SEARCH | 1 << _CAP_MKNOD
 
 
 class _ActingAs:
-    __slots__ = ("caller", "capabilities", "checked")
+    __slots__ = ("caller", "capabilities", "checked", "own")
 
     def __init__(self, caller: Caller, checked: bool) -> None:
         self.caller = caller
@@ -177,6 +190,8 @@ class _ActingAs:
         self.capabilities: list[int] | None = None
 
     def __enter__(self) -> None:
+        self.own = _thread.without_fsetid
+        _thread.without_fsetid = None
         uid, gid, pid, groups, label = self.caller
         if label is not None:
             _set_create_label(label)
@@ -207,6 +222,7 @@ class _ActingAs:
         _setfsuid(_uid)  # from somebody's id to 0 the kernel puts back what it took out
         _setfsgid(_gid)
         _set_groups(_groups)
+        _thread.without_fsetid = self.own
         if self.caller.label is not None:
             _set_create_label(None)
 
@@ -293,7 +309,30 @@ class _WithoutFsetid:
             _set_groups(groups)
 
 
+class _OwnWithoutFsetid:
+    """As _WithoutFsetid, for a thread that has the capabilities it began with."""
+
+    __slots__ = ("sets", "without")
+
+    def __init__(self) -> None:
+        sets = _capabilities()
+        self.sets = struct.pack("=6I", *sets)
+        self.without = struct.pack("=6I", sets[0] & ~(1 << _CAP_FSETID), *sets[1:])
+
+    def __enter__(self) -> None:
+        if _syscall(_SYS_CAPSET, _CAP_HEADER, self.without):
+            raise _fail()
+
+    def __exit__(self, *_exc: object) -> None:
+        if _syscall(_SYS_CAPSET, _CAP_HEADER, self.sets):
+            raise _fail()
+
+
 def without_fsetid(caller: Caller | None = None) -> AbstractContextManager[object]:
+    if caller is None:
+        own = _thread.without_fsetid
+        if own is not None:
+            return own
     return _WithoutFsetid(caller) if may_act_as_others() else _nothing
 
 
@@ -307,3 +346,5 @@ def own_file_system_state() -> None:
         raise _fail()
     os.umask(0)
     _thread.umask = 0
+    if may_act_as_others():
+        _thread.without_fsetid = _OwnWithoutFsetid()

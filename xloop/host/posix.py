@@ -325,6 +325,9 @@ class PosixHost:
     seek_data_hole = staticmethod(os.lseek)
     ftruncate = staticmethod(os.ftruncate)
 
+    def pwrite_in_place(self, fd: int, data: bytes | memoryview, offset: int) -> int:
+        raise error(errno.EOPNOTSUPP, "what is open for appending appends")
+
     def fsync(self, fd: int) -> None:
         os.fsync(fd)
 
@@ -333,6 +336,9 @@ class PosixHost:
 
     def syncfs(self, fd: int) -> None:
         os.sync()  # there is no call for one file system
+
+    def close_reports(self, ref: int) -> bool:
+        return True  # NFS and the like do; which file systems do not is not told
 
     def report_close(self, fd: int) -> None:
         os.close(os.dup(fd))

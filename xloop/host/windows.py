@@ -146,6 +146,14 @@ def pwrite(fd: int, data: bytes | memoryview, offset: int) -> int:
     return api.write_at(fd, data, offset)
 
 
+def pwrite_in_place(fd: int, data: bytes | memoryview, offset: int) -> int:
+    _fail(errno.EOPNOTSUPP)
+
+
+def close_reports(ref: int) -> bool:
+    return True
+
+
 def fsync(fd: int) -> None:
     try:
         api.flush(fd)

@@ -75,6 +75,14 @@ class Layer(Operations):
                 continue
             setattr(self, op.value, answer)
 
+    @property
+    def believed(self) -> float:
+        return self.inner.believed
+
+    @believed.setter
+    def believed(self, seconds: float) -> None:
+        self.inner.believed = seconds
+
     def around(self, op: Op, caller: Caller | None, call: partial[_R]) -> _R:
         """Carry out ``call()``: the one hook through which every operation of a layer goes.
 

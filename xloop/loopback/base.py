@@ -105,6 +105,8 @@ class LoopbackBase(Operations):
         self._files: dict[Ino, list[Descriptor]] = {}
         #: Device -> whether its directories may list what lies on others.
         self._mixed: dict[int, bool] = {}
+        #: Device -> whether closing a file there may report an error.
+        self._close_reports: dict[int, bool] = {}
         #: Who holds record locks on a node (:mod:`xloop.loopback.locks`).
         self._owners: dict[Ino, dict[int, LockOwner]] = {}
 
@@ -145,8 +147,15 @@ class LoopbackBase(Operations):
 
     def _found(self, parent: Node, parent_ref: Descriptor, name: bytes) -> Entry:
         """Return the entry of *name*, which is there: +1."""
-        fd = self.nodes.within_limits(host.open_ref, parent_ref, name)
-        attr = host.statx(fd)
+        attr = host.statx(parent_ref, name)
+        fd = None
+        if not stat.S_ISREG(attr.mode):
+            # What has a descriptor is found again whatever others rename, and most directories are
+            # needed at once.  Files wait until somebody opens them: most are only looked at.
+            node = self.nodes.find(attr)
+            if node is None or node.fd is None:
+                fd = self.nodes.within_limits(host.open_ref, parent_ref, name)
+                attr = host.statx(fd)
         node = self.nodes.intern(attr, parent, name, fd)
         return Entry(node.ino, self.nodes.shown(attr))
 

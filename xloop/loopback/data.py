@@ -105,7 +105,7 @@ class Data(Locks):
             fd = self.nodes.within_limits(host.tmpfile, ref, flags, mode)
         attr = host.statx(fd)
         node = self.nodes.intern(attr, directory, b"", fd, pin=True)
-        node.nameless = True
+        node.parent = None  # it has no name
         return Entry(node.ino, self.nodes.shown(attr)), self._opened(node, fd, flags)
 
     def release(self, ino: Ino, handle: HandleId) -> None:
@@ -141,21 +141,36 @@ class Data(Locks):
         kill_suidgid: bool = False,
     ) -> int:
         file = self._file(handle)
-        fd = file.fd
-        if cached and file.flags & os.O_APPEND:
-            # pwrite(2) on an O_APPEND descriptor appends, wherever the page belongs.
-            if file.plain_fd is None:
-                flags = os.O_WRONLY | file.flags & (host.O_SYNC | host.O_DSYNC)
-                file.plain_fd = self.nodes.within_limits(host.reopen, fd, flags)
-            fd = file.plain_fd
-        with self._killing(kill_suidgid, caller, fd):
-            return host.pwrite(fd, data, offset)
+        with self._killing(kill_suidgid, caller, file.fd):
+            if cached and file.flags & os.O_APPEND:
+                return self._write_back(file, offset, data)
+            return host.pwrite(file.fd, data, offset)
+
+    def _write_back(self, file: OpenFile, offset: int, data: bytes | memoryview) -> int:
+        """Write a page of a mapping where it belongs, though the file is open for appending."""
+        if file.plain_fd is None:
+            try:
+                return host.pwrite_in_place(file.fd, data, offset)
+            except OSError as exc:
+                if exc.errno not in (errno.EOPNOTSUPP, errno.ENOSYS):
+                    raise
+            # Opened once more without O_APPEND; refused where the mode has changed meanwhile.
+            flags = os.O_WRONLY | file.flags & (host.O_SYNC | host.O_DSYNC)
+            file.plain_fd = self.nodes.within_limits(host.reopen, file.fd, flags)
+        return host.pwrite(file.plain_fd, data, offset)
 
     def flush(self, caller: Caller, ino: Ino, handle: HandleId, lock_owner: int) -> None:
         file = self._file(handle)
         self._drop_owner(file.node, lock_owner)
-        if file.writable:
+        if file.writable and self._reports(file):
             self.nodes.within_limits(host.report_close, file.fd)
+
+    def _reports(self, file: OpenFile) -> bool:
+        dev = file.node.dev
+        reports = self._close_reports.get(dev)
+        if reports is None:
+            reports = self._close_reports[dev] = host.close_reports(file.fd)
+        return reports
 
     def fsync(self, caller: Caller, ino: Ino, handle: HandleId, datasync: bool) -> None:
         fd = self._file(handle).fd

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from xloop.host import Descriptor, host
 from xloop.loopback.base import LoopbackBase
 from xloop.loopback.streams import DirStream
+from xloop.nodes import TICKS, Node
 from xloop.types import Caller, DirEntry, Entry, HandleId, Ino, Opened
 
 __all__ = ["Dirs"]
@@ -33,20 +34,38 @@ class Dirs(LoopbackBase):
         self, caller: Caller, ino: Ino, handle: HandleId, offset: int
     ) -> Iterator[tuple[DirEntry, Entry | None]]:
         stream = self._stream(handle)
-        node = stream.node
+        directory = stream.node
         nodes = self.nodes
+        fd = stream.fd
+        believed = self.believed
         for raw in stream.entries(offset):
             name = raw.name
-            entry = None
-            if name not in (b".", b".."):
+            if name == b"." or name == b"..":
+                yield self._shown(stream, raw, None), None
+            elif believed and self._is_believed(nodes.get(raw.ino), raw, directory):
+                yield raw, None
+            else:
                 try:
                     with self._as(caller):
-                        attr = host.statx(stream.fd, name)
-                    child = nodes.intern(attr, node, name, None)
-                    entry = Entry(child.ino, nodes.shown(attr))
+                        attr = host.statx(fd, name)
                 except OSError:
-                    pass  # gone meanwhile, or not to be searched: the name is listed all the same
-            yield self._shown(stream, raw, entry), entry
+                    # Gone meanwhile, or not to be searched: the name is listed all the same.
+                    yield self._shown(stream, raw, None), None
+                    continue
+                child = nodes.intern(attr, directory, name, None)
+                entry = Entry(child.ino, nodes.shown(attr))
+                shown = raw if raw.ino == entry.attr.ino else self._shown(stream, raw, entry)
+                yield shown, entry
+
+    def _is_believed(self, node: Node | None, raw: DirEntry, directory: Node) -> bool:
+        """Whether the kernel was told of *raw*, and is going to believe it for as long again."""
+        return (
+            node is not None
+            and node.parent is directory
+            and node.name == raw.name
+            and node.st_ino == raw.ino
+            and (self.nodes.tick() - node.told) * 2 < self.believed * TICKS
+        )
 
     def _shown(self, stream: DirStream, raw: DirEntry, entry: Entry | None) -> DirEntry:
         """Return *raw* with the number to show; *entry* is what it was found to be, if it was."""

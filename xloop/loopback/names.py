@@ -82,13 +82,15 @@ class Names(LoopbackBase):
         working directories, O_PATH) go on using it after its last name is gone.
         """
         try:
-            attr = host.statx(ref, name)
-            node = self.nodes.find(attr)
-            if node is None:
-                return None
-            self.nodes.ref(node)
+            # Opened before anybody knows whether that is needed: mostly it is.
+            fd = self.nodes.within_limits(host.open_ref, ref, name)
+            attr = host.statx(fd)
         except OSError:
             return None  # whatever it is, the operation itself reports it
+        node = self.nodes.find(attr)
+        if node is None:
+            return None
+        self.nodes.keep(node, fd)
         return node, attr.nlink <= 1 or stat.S_ISDIR(attr.mode)
 
     def unlink(self, caller: Caller, parent: Ino, name: bytes) -> None:

@@ -326,6 +326,7 @@ class DescriptorCalls:
         self.ledger.flock(self._caller, *self._file(fd), operation)
 
     def getlk(self, fd: int, kind: int, start: int = 0, length: int = 0, ofd: bool = False) -> Held:
+        self._real(fd)
         lock = self._range(kind, start, length)
         if kind == F_UNLCK:
             fail(errno.EINVAL)

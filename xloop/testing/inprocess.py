@@ -162,7 +162,9 @@ class InProcessTree(DescriptorCalls, Tree):
             flags &= O_PATH | O_DIRECTORY | O_NOFOLLOW
         creating = flags & os.O_CREAT
         follow = not flags & O_NOFOLLOW and not (creating and flags & os.O_EXCL)
-        follow = follow or (not creating and os.fsencode(path).endswith(b"/"))
+        if os.fsencode(path).endswith(b"/"):
+            # What a link leads to; but making something there is refused before that is known.
+            follow = not creating
         with self._walk() as walk:
             last = walk.last(path, follow)
             if creating:

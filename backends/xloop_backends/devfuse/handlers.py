@@ -100,6 +100,8 @@ class Handlers(Replies):
             self._entry(fd, unique, entry)
 
     def forget(self, fd: int, unique: int, nodeid: Ino, caller: Caller, body: memoryview) -> None:
+        if self.passthrough is not None:
+            self.passthrough.forgotten(nodeid)
         self.ops.forget(nodeid, abi.FORGET_IN.unpack_from(body)[0])
 
     def batch_forget(
@@ -108,7 +110,11 @@ class Handlers(Replies):
         (count,) = abi.BATCH_FORGET_IN.unpack_from(body)
         start = abi.BATCH_FORGET_IN.size
         pairs = abi.FORGET_ONE.iter_unpack(body[start : start + count * abi.FORGET_ONE.size])
-        self.ops.batch_forget([(Ino(ino), nlookup) for ino, nlookup in pairs])
+        forgets = [(Ino(ino), nlookup) for ino, nlookup in pairs]
+        if self.passthrough is not None:
+            for ino, _ in forgets:
+                self.passthrough.forgotten(ino)
+        self.ops.batch_forget(forgets)
 
     def getattr(self, fd: int, unique: int, nodeid: Ino, caller: Caller, body: memoryview) -> None:
         flags, fh = abi.GETATTR_IN.unpack_from(body)
@@ -254,7 +260,7 @@ class Handlers(Replies):
             wanted = None if opened.direct_io else opened.fd
             backing_id = self.passthrough.opened(ino, opened.handle, wanted, flags)
             if backing_id:
-                if flags & os.O_ACCMODE != os.O_RDONLY:
+                if ino in self._written:
                     self._notify_attributes(ino)
                 return answer | abi.FOPEN_PASSTHROUGH, backing_id
         if opened.keep_cache:

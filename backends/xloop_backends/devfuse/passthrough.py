@@ -8,6 +8,10 @@ The kernel's rules (fs/fuse/iomode.c, passthrough.c; Linux 6.9 and newer): while
 with passthrough, every further open must be too, and with the same backing id; an inode that
 is open without must not be opened with.  A wrong answer makes open(2) fail with EIO.  So the
 first open decides for as long as any lasts.
+
+A backing file stays registered for a moment after the last open: what was opened is often
+opened again.  It holds the file like a reference does, and goes as references do: when the kernel
+forgets the inode, and after some seconds without use, so that what others delete frees its space.
 """
 
 from __future__ import annotations
@@ -28,14 +32,24 @@ __all__ = ["Passthrough"]
 #: In place of a backing id: the inode is open, and its data comes through us.
 _SERVED = 0
 
+#: Most backing files that are kept without an open.
+_KEPT = 1024
+#: Seconds after which one that nobody opened again is let go, twice that at most.
+_SWEEP = 1.0
+
+_SET_ID = stat.S_ISUID | stat.S_ISGID
+
 
 class _Use:
-    __slots__ = ("backing_id", "opens", "writers")
+    __slots__ = ("backing_id", "fresh", "maps", "opens")
 
     def __init__(self, backing_id: int) -> None:
         self.backing_id = backing_id
         self.opens = 0
-        self.writers: set[HandleId] = set()
+        #: The opens that may map the file for writing.
+        self.maps: set[HandleId] | None = None
+        #: Used since the last sweep.
+        self.fresh = True
 
 
 class Passthrough:
@@ -45,11 +59,15 @@ class Passthrough:
         self._connection = connection
         self._lock = threading.Lock()
         self._uses: dict[Ino, _Use] = {}
+        #: Registered, and not open now; the longest unused first.
+        self._kept: dict[Ino, _Use] = {}
+        self._sweeper: threading.Timer | None = None
         #: Device -> why its files cannot be passed through.
         self.refused: dict[int, str] = {}
         self.registered = 0
-        #: Inodes that are open for writing with passthrough.  A write to a mapping of such a file
-        #: moves its mtime and nobody is told: its attributes must not be believed for any time.
+        #: Inodes that are open for reading and writing with passthrough.  A write to a mapping of such
+        #: a file moves its mtime and nobody is told: its attributes must not be believed for any
+        #: time.  What is open for writing only cannot be mapped, and a write the kernel notices.
         self.written: set[Ino] = set()
 
     def opened(self, ino: Ino, handle: HandleId, fd: int | None, flags: int) -> int:
@@ -57,16 +75,31 @@ class Passthrough:
 
         *fd*: the real file that the open offers; None: it offers none.
         """
+        access = flags & os.O_ACCMODE
         with self._lock:
             use = self._uses.get(ino)
             if use is None:
-                use = _Use(_SERVED if fd is None else self._register(fd, flags))
-                self._uses[ino] = use
+                use = self._first(ino, fd, access)
             use.opens += 1
-            if use.backing_id and flags & os.O_ACCMODE != os.O_RDONLY:
-                use.writers.add(handle)
+            if access == os.O_RDWR and use.backing_id:
+                if use.maps is None:
+                    use.maps = set()
+                use.maps.add(handle)
                 self.written.add(ino)
             return use.backing_id
+
+    def _first(self, ino: Ino, fd: int | None, access: int) -> _Use:
+        use = self._kept.pop(ino, None) if self._kept else None
+        if fd is None or (access != os.O_RDONLY and os.fstat(fd).st_mode & _SET_ID):
+            # Whether a write clears these bits depends on who writes (CAP_FSETID), and a backing
+            # file is written with the rights of the one who registered it.
+            if use is not None:
+                self._close(use.backing_id)
+            use = _Use(_SERVED)
+        elif use is None:
+            use = _Use(self._register(fd))
+        self._uses[ino] = use
+        return use
 
     def released(self, ino: Ino, handle: HandleId) -> None:
         """Note that an open of *ino* is over."""
@@ -75,23 +108,27 @@ class Passthrough:
             if use is None:
                 return
             use.opens -= 1
-            if handle in use.writers:
-                use.writers.discard(handle)
-                if not use.writers:
+            if use.maps is not None and handle in use.maps:
+                use.maps.discard(handle)
+                if not use.maps:
+                    use.maps = None
                     self.written.discard(ino)
             if use.opens:
                 return
             del self._uses[ino]
             if use.backing_id:
-                self._close(use.backing_id)
+                self._keep(ino, use)
 
-    def _register(self, fd: int, flags: int) -> int:
-        st = os.fstat(fd)
-        if st.st_dev in self.refused:
-            return _SERVED
-        if flags & os.O_ACCMODE != os.O_RDONLY and st.st_mode & (stat.S_ISUID | stat.S_ISGID):
-            # Whether a write clears these bits depends on who writes (CAP_FSETID), and a backing
-            # file is written with the rights of the one who registered it.
+    def forgotten(self, ino: Ino) -> None:
+        """Let go of *ino*, which the kernel may not know any more."""
+        if ino in self._kept:
+            with self._lock:
+                use = self._kept.pop(ino, None)
+                if use is not None:
+                    self._close(use.backing_id)
+
+    def _register(self, fd: int) -> int:
+        if self.refused and os.fstat(fd).st_dev in self.refused:
             return _SERVED
         try:
             # The kernel keeps what is registered until the last open is over.  So not the open file
@@ -107,10 +144,43 @@ class Passthrough:
                 )
         except OSError as exc:
             if exc.errno in (errno.ELOOP, errno.EPERM, errno.EOPNOTSUPP, errno.EINVAL):
-                self.refused[st.st_dev] = _reason(exc)
+                self.refused[os.fstat(fd).st_dev] = _reason(exc)
             return _SERVED
         self.registered += 1
         return backing_id
+
+    def _keep(self, ino: Ino, use: _Use) -> None:
+        use.fresh = True
+        self._kept[ino] = use
+        if len(self._kept) > _KEPT:
+            oldest = next(iter(self._kept))
+            self._close(self._kept.pop(oldest).backing_id)
+        if self._sweeper is None:
+            self._sweep_later()
+
+    def _sweep_later(self) -> None:
+        self._sweeper = threading.Timer(_SWEEP, self._sweep)
+        self._sweeper.daemon = True
+        self._sweeper.start()
+
+    def _sweep(self) -> None:
+        with self._lock:
+            for ino, use in list(self._kept.items()):
+                if use.fresh:
+                    use.fresh = False
+                else:
+                    del self._kept[ino]
+                    self._close(use.backing_id)
+            self._sweeper = None
+            if self._kept:
+                self._sweep_later()
+
+    def close(self) -> None:
+        """The connection is over, and the kernel has let go of everything."""
+        with self._lock:
+            self._kept.clear()
+            if self._sweeper is not None:
+                self._sweeper.cancel()
 
     def _close(self, backing_id: int) -> None:
         self.registered -= 1

@@ -5,9 +5,9 @@ Owns reading requests and finding their handler.  Does not own what a handler do
 (:mod:`.handlers`) nor what was agreed with the kernel (:mod:`.negotiate`).
 
 **Threads.**  Each has a descriptor of its own (FUSE_DEV_IOC_CLONE) where the device may be opened, and
-a buffer of its own.  One is always waiting for the next request: when the last one gets
-something to do, another is started, so that a slow disk or a stuck server of a network source does
-not stop the rest.  Locks that may wait for another process have threads of their own (:mod:`.waits`).
+a buffer of its own.  How many there are is :mod:`.crew`'s, and on which CPU they run
+:mod:`.placement`'s.  Locks that may wait for another process have threads of their own
+(:mod:`.waits`).
 
 **Recursion.**  A source may contain the mountpoint (somebody bind-mounts it there).  A request that
 comes from one of our own threads would need another of them, which may need a third.  It is
@@ -32,20 +32,21 @@ from xloop.types import Caller, Ino
 
 from . import abi, device
 from .abi import Init, Opcode
+from .crew import Crew, Member
 from .handlers import Handler, Handlers
 from .negotiate import MAX_WRITE, Terms, negotiate
 from .passthrough import Passthrough
+from .placement import Placement
 from .waits import WAKE, Waits
 
 __all__ = ["DevFuseSession"]
 
 _log = logging.getLogger("xloop.devfuse")
 
-#: Threads that stay when there is nothing to do.
-_IDLE_THREADS = 2
 _MAX_THREADS = 64
 
 _NO_REPLY = frozenset({Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT})
+_MOVES_DATA = {Opcode.READ, Opcode.WRITE, Opcode.COPY_FILE_RANGE, Opcode.FSYNC}
 #: What may come from our own threads without harm: the end of something that is open.
 _FROM_SELF = _NO_REPLY | {Opcode.RELEASE, Opcode.RELEASEDIR, Opcode.FLUSH, Opcode.DESTROY}
 #: What allow_root leaves to everybody: it concerns files that were opened by somebody let in.
@@ -78,11 +79,8 @@ class DevFuseSession:
         self._kernel_checks = kernel_checks
         self._privileged = device.privileged()
         self._owner = os.getuid() if options.allow_root else None
-        self._max_threads = options.max_threads or _MAX_THREADS
+        self._crew = Crew(self._work, options.max_threads or _MAX_THREADS)
         self._lock = threading.Lock()
-        self._finished = threading.Condition(self._lock)
-        self._threads = 0
-        self._waiting = 0
         self._tids: set[int] = {threading.get_native_id()}
         self._terms: Terms | None = None
         self._passthrough: Passthrough | None = None
@@ -103,18 +101,18 @@ class DevFuseSession:
     def serve(self, ready: Callable[[], None] | None = None) -> None:
         try:
             self._shake_hands()
+            self._ops.believed = min(self._options.entry_timeout, self._options.attr_timeout)
             self._ops.init(kernel_checks=self._kernel_checks)
             try:
                 if ready is not None:
                     ready()
-                self._start_thread()
-                with self._finished:
-                    while self._threads:
-                        self._finished.wait()
+                self._crew.run()
             finally:
                 self._waits.close()
                 self._ops.destroy()
         finally:
+            if self._passthrough is not None:
+                self._passthrough.close()
             # The last descriptor: if the mount is still there, nobody must wait for an answer.
             null = Descriptor(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
             os.dup2(null, self._connection, inheritable=False)
@@ -194,7 +192,7 @@ class DevFuseSession:
         terms = self._terms
         state: dict[str, object] = {
             "backend": "devfuse",
-            "threads": self._threads,
+            "threads": len(self._crew),
             "waiting locks": len(self._waits),
             "requests": {op.name: self.requests[op] for op in Opcode if self.requests[op]},
         }
@@ -207,12 +205,6 @@ class DevFuseSession:
 
     # -- threads ------------------------------------------------------------------------
 
-    def _start_thread(self) -> None:
-        with self._lock:
-            self._threads += 1
-            self._waiting += 1
-        threading.Thread(target=self._work, name="xloop", daemon=True).start()
-
     def _descriptor(self) -> Descriptor:
         if self._clones:
             fd = device.clone(self._connection)
@@ -221,7 +213,7 @@ class DevFuseSession:
             self._clones = False
         return self._connection
 
-    def _work(self) -> None:
+    def _work(self, member: Member) -> None:
         tid = threading.get_native_id()
         with self._lock:
             self._tids.add(tid)
@@ -230,7 +222,7 @@ class DevFuseSession:
             fd = self._descriptor()
             with self._lock:
                 self._descriptors[threading.get_ident()] = fd
-            self._loop(fd)
+            self._loop(fd, member)
         except BaseException as exc:  # noqa: BLE001
             # A thread that dies leaves its clients waiting for ever: end the whole mount instead.
             _log.critical("a serving thread failed", exc_info=exc)
@@ -240,14 +232,11 @@ class DevFuseSession:
             except (OSError, UnmountError) as problem:
                 _log.critical("%s", problem)
         finally:
-            with self._finished:
+            with self._lock:
                 self._tids.discard(tid)
                 self._descriptors.pop(threading.get_ident(), None)
-                self._threads -= 1
-                if not self._threads:
-                    self._finished.notify_all()
 
-    def _loop(self, fd: Descriptor) -> None:
+    def _loop(self, fd: Descriptor, member: Member) -> None:
         buffer = bytearray(MAX_WRITE + abi.HEADER_ROOM)
         view = memoryview(buffer)
         buffers = [buffer]
@@ -260,26 +249,34 @@ class DevFuseSession:
         owner = self._owner
         handlers = self._handlers
         assert handlers is not None
-        lock = self._lock
+        crew = self._crew
+        last = Caller(0, 0, 0)
+        moves_data = bytes(opcode in _MOVES_DATA for opcode in range(256))
+        placement = Placement()
+        heard = placement.heard if placement.useful else None
         while True:
             try:
                 size = readv(fd, buffers)
             except OSError as exc:
                 if exc.errno in (errno.ENOENT, errno.EINTR, errno.EAGAIN):
                     continue  # ENOENT: the request was withdrawn before we got it
-                with lock:
-                    self._waiting -= 1
+                crew.end()
                 if exc.errno in (errno.ENODEV, errno.ECONNABORTED):
                     return  # unmounted
                 raise
             if not size:
+                crew.end()
                 return  # cut off: see abort()
-            with lock:
-                self._waiting -= 1
-                more = not self._waiting and self._threads < self._max_threads
-            if more:
-                self._start_thread()
+            member.requests += 1
+            member.busy = True
+            if crew.asleep:
+                crew.rouse()
             _length, opcode, unique, nodeid, uid, gid, pid, extensions = unpack(buffer)
+            data = moves_data[opcode & 255]
+            if data:
+                crew.moving_data()
+            if heard is not None and pid:
+                heard(pid, data)
             try:
                 handler = table[opcode]
                 requests[opcode] += 1
@@ -299,15 +296,16 @@ class DevFuseSession:
                     caller = _extended(uid, gid, pid, view[end:size])
                     handler(fd, unique, Ino(nodeid), caller, view[header:end])
                 else:
-                    handler(fd, unique, Ino(nodeid), Caller(uid, gid, pid), view[header:size])
+                    if last.pid != pid or last.uid != uid or last.gid != gid:
+                        last = Caller(uid, gid, pid)
+                    handler(fd, unique, nodeid, last, view[header:size])
             except Exception as exc:  # noqa: BLE001  # errno_of() logs what is a bug
                 number = errno_of(exc)
                 if opcode not in _NO_REPLY:
                     handlers.error(fd, unique, number)
-            with lock:
-                if self._waiting >= _IDLE_THREADS:
-                    return
-                self._waiting += 1
+            member.busy = False
+            if crew.on_duty > crew.wanted and not crew.rest(member):
+                return
 
     def _interrupt(
         self, fd: int, unique: int, nodeid: Ino, caller: Caller, body: memoryview
