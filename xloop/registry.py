@@ -20,7 +20,7 @@ from xloop.backend import Availability, Backend
 from xloop.errors import BackendUnavailable
 from xloop.options import nearest
 
-__all__ = ["AUTO", "GROUP", "available", "bundled", "choose", "load"]
+__all__ = ["AUTO", "GROUP", "available", "bundled", "choose", "load", "system"]
 
 #: The name that stands for "the first that works here".
 AUTO: Final = "auto"
@@ -51,10 +51,11 @@ _BUNDLED: Final[Mapping[str, Mapping[str, str]]] = {
 
 def bundled() -> Mapping[str, str]:
     """Return the backends that come with xloop for this system, best first, and their modules."""
-    return _BUNDLED.get(_system(), {})
+    return _BUNDLED.get(system(), {})
 
 
-def _system() -> str:
+def system() -> str:
+    """Return the system's name in the table of backends: sys.platform without a version."""
     # FreeBSD tells its major version too: "freebsd14".
     return "freebsd" if sys.platform.startswith("freebsd") else sys.platform
 

@@ -24,6 +24,7 @@ __all__ = ["main"]
 _COMMANDS = {
     "mount": "xloop.cli.mount",
     "umount": "xloop.cli.umount",
+    "doctor": "xloop.cli.doctor",
 }
 
 _EXAMPLES = """\b
@@ -31,6 +32,7 @@ Examples:
   xloop mount /usr ~/view            show /usr at ~/view
   xloop mount -o ro project sandbox  ... and refuse every change
   xloop umount ~/view                end it
+  xloop doctor                       say what is missing, if it cannot mount
 """
 
 

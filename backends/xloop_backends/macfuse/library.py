@@ -58,7 +58,7 @@ def probe(name: str) -> Availability:
     _, product, install = _PLACES[name]
     found = find(name)
     if found is None:
-        return Availability(False, f"{product} is not installed", f"install it: {install}")
+        return Availability(False, f"{product} is not installed", f"install it: {install}", name)
     if not os.path.exists(found):
         return Availability(
             False,
@@ -69,7 +69,7 @@ def probe(name: str) -> Availability:
 
     if find_spec("mfusepy") is None:
         return Availability(
-            False, "the Python package mfusepy is not installed", "pip install mfusepy"
+            False, "the Python package mfusepy is not installed", "pip install mfusepy", "mfusepy"
         )
     return Availability(True)
 
