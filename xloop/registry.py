@@ -20,7 +20,7 @@ from xloop.backend import Availability, Backend
 from xloop.errors import BackendUnavailable
 from xloop.options import nearest
 
-__all__ = ["AUTO", "GROUP", "available", "bundled", "choose", "load", "system"]
+__all__ = ["AUTO", "GROUP", "available", "bundled", "choose", "load", "system", "tables"]
 
 #: The name that stands for "the first that works here".
 AUTO: Final = "auto"
@@ -52,6 +52,11 @@ _BUNDLED: Final[Mapping[str, Mapping[str, str]]] = {
 def bundled() -> Mapping[str, str]:
     """Return the backends that come with xloop for this system, best first, and their modules."""
     return _BUNDLED.get(system(), {})
+
+
+def tables() -> Mapping[str, Mapping[str, str]]:
+    """Return the bundled backends of every system, and their modules."""
+    return _BUNDLED
 
 
 def system() -> str:
