@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
 import xml.etree.ElementTree as ET
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,19 +23,20 @@ NOBODY = 65534
 
 
 @pytest.fixture
-def contract(tmp_path: Path) -> Run:
+def contract() -> Iterator[Run]:
     """Run the in-process contract tests on the host that a plugin of this directory makes.
 
     Returns how many passed, and the names of those that did not.
     """
 
-    def run(plugin: str) -> tuple[int, set[str]]:
-        for path in (tmp_path, *tmp_path.parents[:2]):
-            path.chmod(path.stat().st_mode | 0o011)
-        report = tmp_path / "made" / "report.xml"
-        report.parent.mkdir()
+    # Not tmp_path: pytest closes the directory that it makes these in to all others, again and again.
+    made = Path(tempfile.mkdtemp(prefix="xloop-hosts-"))
+
+    def run(plugin: str, *without: str) -> tuple[int, set[str]]:
+        report = made / "report.xml"
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", plugin]
         command += ["--contract-subject", "inprocess", f"--junitxml={report}"]
+        command += [f"--ignore={HERE.parent / 'contract' / name}" for name in without]
         paths = [str(HERE), *filter(None, sys.path)]
         who = {}
         if os.geteuid() == 0:
@@ -52,7 +56,7 @@ def contract(tmp_path: Path) -> Run:
             cwd=HERE.parents[1],
             **who,
         )
-        assert done.returncode in (0, 1), done.stdout + done.stderr
+        assert report.exists(), done.stdout[-3000:] + done.stderr
         passed, broken = 0, set()
         for case in ET.parse(report).getroot().iter("testcase"):
             if case.find("failure") is not None or case.find("error") is not None:
@@ -61,4 +65,5 @@ def contract(tmp_path: Path) -> Run:
                 passed += 1
         return passed, broken
 
-    return run
+    yield run
+    shutil.rmtree(made)

@@ -5,6 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-#: Runs the in-process contract tests on the host that a plugin makes: how many passed, and the names
-#: of those that did not.
-Run = Callable[[str], tuple[int, set[str]]]
+#: Runs the in-process contract tests on the host that a plugin makes, but for some files: how many passed,
+#: and the names of those that did not.
+Run = Callable[..., tuple[int, set[str]]]

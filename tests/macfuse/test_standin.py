@@ -139,6 +139,8 @@ def test_every_operation_gives_what_the_source_has(served: Served) -> None:
         "own_hidden": ["0"],
         "own_hidden_there": ["0"],
         "own_hidden_gone": ["0"],
+        "setattr_x_now": ["0"],
+        "setattr_x_now_is": ["1 1"],
         "hide": ["0"],
         "hide_gone": [f"{-ENOENT}"],
         "hide_getattr": ["0 0 4"],

@@ -201,32 +201,24 @@ def overheard(call: Callable[[], bool]) -> tuple[bool, str]:
     """
     if sys.platform == "win32":
         raise _unsupported("listening to standard error")
+    import tempfile  # here: only some backends need it
+
     with _stderr_lock:
         if sys.stderr is not None:
             sys.stderr.flush()
-        hearing, speaking = os.pipe()
         kept = os.dup(2)
-        try:
-            # Whoever writes more than a pipe holds shall lose it, and not wait for ever.
-            for end in (hearing, speaking):
-                os.set_blocking(end, False)
-            os.dup2(speaking, 2)
+        # A file and no pipe: a helper that lives on, and has more to say, would be killed by a broken one.
+        with tempfile.TemporaryFile() as hearing:
             try:
-                done = call()
+                os.dup2(hearing.fileno(), 2)
+                try:
+                    done = call()
+                finally:
+                    os.dup2(kept, 2)
             finally:
-                os.dup2(kept, 2)
-            said = _all_of(hearing)
-        finally:
-            for fd in (hearing, speaking, kept):
-                os.close(fd)
+                os.close(kept)
+            hearing.seek(0)
+            said = hearing.read()
     if done and said:
         os.write(2, said)
     return done, said.decode(errors="backslashreplace").strip()
-
-
-def _all_of(pipe: int) -> bytes:
-    parts = []
-    with contextlib.suppress(BlockingIOError):  # empty
-        while part := os.read(pipe, 65536):
-            parts.append(part)
-    return b"".join(parts)

@@ -62,6 +62,8 @@ STATVFS: Final = struct.Struct("=QQ6IQQQ")
 
 # SETATTR_WANTS_*
 _MODE, _UID, _GID, _SIZE, _ACCTIME, _MODTIME = (1 << bit for bit in range(6))
+# FUSE_SET_ATTR_*: the library passes on all that the kernel says.
+_ACCTIME_NOW, _MODTIME_NOW = 1 << 7, 1 << 8
 _CRTIME, _CHGTIME, _BKUPTIME, _FLAGS = (1 << bit for bit in range(28, 32))
 
 
@@ -177,13 +179,15 @@ def read_setattr_x(address: int) -> SetAttrX:
         ctypes.string_at(address, SETATTR_X.size)
     )
     acctime, modtime, crtime = (_time(*times[at : at + 2]) for at in (0, 2, 4))
+    acctime = NOW if valid & _ACCTIME_NOW else acctime if valid & _ACCTIME else None
+    modtime = NOW if valid & _MODTIME_NOW else modtime if valid & _MODTIME else None
     changes = SetAttr(
         mode=mode & 0o7777 if valid & _MODE else None,
         uid=uid if valid & _UID else None,
         gid=gid if valid & _GID else None,
         size=size if valid & _SIZE else None,
-        atime=acctime if valid & _ACCTIME else None,
-        mtime=modtime if valid & _MODTIME else None,
+        atime=acctime,
+        mtime=modtime,
         crtime=crtime if valid & _CRTIME and isinstance(crtime, int) else None,
         flags=flags if valid & _FLAGS else None,
     )

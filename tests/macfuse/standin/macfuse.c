@@ -53,6 +53,7 @@ struct d_setattr_x {
 };
 _Static_assert(sizeof(struct d_setattr_x) == 112, "setattr_x");
 enum { X_MODE = 1, X_UID = 2, X_SIZE = 8, X_ACCTIME = 16, X_MODTIME = 32 };
+enum { X_ACCTIME_NOW = 1 << 7, X_MODTIME_NOW = 1 << 8 }; /* the kernel's, passed on as they are */
 #define X_CRTIME (1u << 28)
 #define X_CHGTIME (1u << 29)
 #define X_BKUPTIME (1u << 30)
@@ -388,6 +389,13 @@ static void hidden(void)
 	say("own_hidden %d", op.rename("/dir/file", "/dir/.fuse_hidden0123456789abcdef"));
 	say("own_hidden_there %d", op.getattr("/dir/.fuse_hidden0123456789abcdef", &st));
 	say("own_hidden_gone %d", op.unlink("/dir/.fuse_hidden0123456789abcdef"));
+
+	/* touch(1): both times, and their values are not to be used */
+	struct d_setattr_x x = {.valid = X_ACCTIME | X_MODTIME | X_ACCTIME_NOW | X_MODTIME_NOW};
+	say("setattr_x_now %d", op.setattr_x("/dir/fifo", &x));
+	memset(&st, 0, sizeof st);
+	op.getattr("/dir/fifo", &st);
+	say("setattr_x_now_is %d %d", st.mtime.sec > 1600000000, st.atime.sec > 1600000000);
 
 	op.create("/dir/open", 0600, &fi);
 	op.write(NULL, "data", 4, 0, &fi);
