@@ -20,6 +20,7 @@ from typing import Any
 
 from xloop import errors
 from xloop.errors import MountError, XloopError
+from xloop.host import process
 
 __all__ = ["Line", "Message", "failure"]
 
@@ -42,6 +43,10 @@ class Line:
 
     def fileno(self) -> int:
         return self._socket.fileno()
+
+    def share(self, pid: int) -> bytes:
+        """Return what the process *pid* needs to take this end; where it cannot inherit it."""
+        return process.give(self._socket, pid)
 
     def close(self) -> None:
         """End the line, also for a fork of this process that holds the same end."""

@@ -14,6 +14,7 @@ unmounts when this end is closed, whether by :meth:`Mount.unmount` or because th
 
 from __future__ import annotations
 
+import contextlib
 import io
 import logging
 import os
@@ -29,6 +30,7 @@ from typing import Any
 from xloop import mounts
 from xloop.control import Line, Message, failure
 from xloop.errors import MountError, UnmountError
+from xloop.host import process
 from xloop.host.mounttable import MountEntry
 from xloop.ops import Operations
 from xloop.options import MountOptions, with_fields
@@ -37,7 +39,7 @@ from xloop.registry import AUTO, choose
 from xloop.server import Factory, LayerFactory, Spec
 from xloop.starting import FAREWELL, remove, settle
 
-__all__ = ["Mount", "mount"]
+__all__ = ["Mount", "Spawned", "mount", "start"]
 
 _log = logging.getLogger("xloop")
 
@@ -87,14 +89,15 @@ def mount(
     chosen = choose(backend)
     chosen.check_options(options)
     spec = Spec(source, tuple(layers), path, options, chosen.name, os.getpid())
-    return _start(spec, _pickled(spec))
+    entry, said, server, line = start(spec)
+    return Mount(spec, entry, str(said["backend"]), server, line)
 
 
 class Mount:
     """A mount that this program made.  Leaving its ``with`` block, or unmount(), ends it."""
 
     def __init__(
-        self, spec: Spec, entry: MountEntry, backend: str, server: _Spawned, line: Line
+        self, spec: Spec, entry: MountEntry, backend: str, server: Spawned, line: Line
     ) -> None:
         """Not for callers: :func:`mount` makes them."""
         self.mountpoint = spec.mountpoint
@@ -188,10 +191,7 @@ class Mount:
 
 
 def _pickled(spec: Spec) -> bytes:
-    """Return what the server reads: where modules are found, then *spec*."""
-    path = [entry or os.getcwd() for entry in sys.path]
     stream = io.BytesIO()
-    stream.write(pickle.dumps(path))
     try:
         _Pickler(stream).dump(spec)
     except MountError:
@@ -218,7 +218,12 @@ class _Pickler(pickle.Pickler):
         return NotImplemented
 
 
-def _start(spec: Spec, pickled: bytes) -> Mount:
+def start(spec: Spec) -> tuple[MountEntry, Message, Spawned, Line]:
+    """Execute a server, and return the mount, what was said of it, the process and the line to it.
+
+    MountError: then nothing is left, no mount and no process.
+    """
+    pickled = _pickled(spec)
     if not sys.executable or getattr(sys, "frozen", False):
         raise MountError(
             "mount() serves from another process, and there is no Python interpreter to start",
@@ -227,28 +232,52 @@ def _start(spec: Spec, pickled: bytes) -> Mount:
     before = mounts.read_table()
     line, other = Line.pair()
     try:
-        server = _Spawned(spec.mountpoint, other)
+        server = Spawned(spec.mountpoint, other, pickled)
     except OSError as exc:
         line.close()
         raise MountError(f"the server process cannot be started: {exc}") from exc
     finally:
         other.drop()
-    line.send(pickled)
+    if process.CAN_FORK:
+        line.send(_module_path() + pickled)
     entry, said = settle(line, server, spec.mountpoint, before)
-    return Mount(spec, entry, str(said["backend"]), server, line)
+    return entry, said, server, line
 
 
-class _Spawned:
+def _module_path() -> bytes:
+    """Return what the server reads first: where modules are found."""
+    return pickle.dumps([entry or os.getcwd() for entry in sys.path])
+
+
+class Spawned:
     """A server process that was executed: :class:`xloop.starting.ServerProcess`."""
 
-    def __init__(self, mountpoint: str, line: Line) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _BOOT, str(line.fileno()), mountpoint],
-            stdin=subprocess.DEVNULL,
-            pass_fds=[line.fileno()],
-            # Ctrl-C at the terminal is for this program, which unmounts in its own time.
-            start_new_session=True,
-        )
+    def __init__(self, mountpoint: str, line: Line, pickled: bytes) -> None:
+        """Start it with *line* as its end of the line.  Where it cannot inherit that, it is told of
+        it, and all the rest, by a pipe; else *pickled* is for the caller to send.
+        """
+        if process.CAN_FORK:
+            self._process = subprocess.Popen(
+                [process.interpreter(), "-P", "-c", _BOOT, str(line.fileno()), mountpoint],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[line.fileno()],
+                # Ctrl-C at the terminal is for this program, which unmounts in its own time.
+                start_new_session=True,
+            )
+        else:
+            self._process = subprocess.Popen(
+                [process.interpreter(), "-P", "-c", _BOOT, "0", mountpoint],
+                stdin=subprocess.PIPE,
+                creationflags=process.DETACHED,
+            )
+            shared = line.share(self._process.pid)
+            assert self._process.stdin is not None  # it is a pipe
+            with (
+                contextlib.suppress(OSError),
+                self._process.stdin as pipe,
+            ):  # it ended: settle() says so
+                size = len(shared).to_bytes(4, "little")
+                pipe.write(_module_path() + size + shared + pickled)
         self.pid = self._process.pid
 
     def wait(self, patience: float | None = None) -> int | None:
@@ -258,7 +287,7 @@ class _Spawned:
             return None
 
     def signal(self, number: int) -> None:
-        self._process.send_signal(number)
+        process.terminate(self._process, number)
 
     def leave(self) -> None:
         """Wait for the end elsewhere: no zombie shall stay, and nobody needs to know."""

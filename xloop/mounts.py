@@ -88,6 +88,8 @@ def locate(path: str, table: Sequence[MountEntry]) -> str:
     touched.  If it leads into a mount that is dead or hangs, what follows there stays as it is;
     who goes on with the path finds that out with :func:`health`.
     """
+    if not mounttable.COVERS_DIRECTORIES:
+        return mounttable.normal(path)
     if not table:
         return os.path.realpath(path)
     here = "/"
@@ -130,7 +132,8 @@ def command(*words: str, program: str = "xloop") -> str:
 
 # In a process that can be left behind if it never returns; its status is the errno.  statvfs and
 # not stat: what stat tells may come from the kernel's cache, and look alive after the death.
-_ASK = "import os, sys\ntry:\n os.statvfs(sys.argv[1])\nexcept OSError as e:\n sys.exit(e.errno)"
+# Windows has none, and caches no error.
+_ASK = "import os, sys\ntry:\n getattr(os, 'statvfs', os.stat)(sys.argv[1])\nexcept OSError as e:\n sys.exit(e.errno)"
 
 
 def health(path: str, patience: float = PATIENCE) -> Health:
@@ -138,7 +141,7 @@ def health(path: str, patience: float = PATIENCE) -> Health:
     import subprocess  # here: most mountpoints are ordinary directories, and nobody asks
 
     probe = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", _ASK, path],
+        [sys.executable, "-I", "-S", "-c", _ASK, mounttable.root_of(path)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -105,8 +105,11 @@ class Node:
         self.used = False
 
 
+_REUSES_INO = host.REUSES_INO
+
+
 def _born(attr: Attr) -> int:
-    if not attr.has_btime or not host.REUSES_INO:
+    if not attr.has_btime or not _REUSES_INO:
         return -1
     # To 16 nanoseconds: no two objects of one number are made within so short a time, and the
     # integer is smaller by a third.

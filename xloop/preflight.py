@@ -60,6 +60,8 @@ def check_mountpoint(mountpoint: str, *, on_top: bool) -> str:
     """
     if not mountpoint:
         raise MountError("mountpoint '' does not exist: it is empty")
+    if not mounttable.COVERS_DIRECTORIES:
+        return _check_free(mountpoint)
     table = read_table()
     path = locate(mountpoint, table)
     _check_answers(table, path, "mountpoint", mountpoint)
@@ -88,6 +90,18 @@ def check_mountpoint(mountpoint: str, *, on_top: bool) -> str:
     return path
 
 
+def _check_free(mountpoint: str) -> str:
+    """As check_mountpoint, where nothing may be there yet."""
+    path = mountpoint if mountpoint == "*" else mounttable.normal(mountpoint)
+    entry = mount_at(read_table(), path)
+    if entry is not None:
+        raise MountError(
+            f"mountpoint {mountpoint!r} is a mount of xloop already: it shows {entry.source!r}",
+            f"unmount it: {_unmounting(entry)}",
+        )
+    return mounttable.check_point(mountpoint)
+
+
 def confirm(mountpoint: str, before: Sequence[MountEntry]) -> MountEntry:
     """Return the new mount at *mountpoint*, having seen that it answers.
 
@@ -98,7 +112,7 @@ def confirm(mountpoint: str, before: Sequence[MountEntry]) -> MountEntry:
 
     def ask() -> None:
         try:
-            answer.append(os.stat(mountpoint))
+            answer.append(os.stat(mounttable.root_of(mountpoint)))
         except OSError as exc:
             answer.append(exc)
 
@@ -119,7 +133,7 @@ def confirm(mountpoint: str, before: Sequence[MountEntry]) -> MountEntry:
     if (
         entry is None
         or entry in before  # all of it: ids and devices of a mount that ended are used again
-        or mounttable.device_of(found.st_dev) != entry.device
+        or (mounttable.COVERS_DIRECTORIES and mounttable.device_of(found.st_dev) != entry.device)
     ):
         raise MountError(
             f"the mount at {mountpoint!r} was made, but something else is seen there",

@@ -45,7 +45,7 @@ _BUNDLED: Final[Mapping[str, Mapping[str, str]]] = {
         "libfuse3": "xloop_backends.libfuse.three",
         "libfuse2": "xloop_backends.libfuse.two",
     },
-    "win32": {},
+    "win32": {"winfsp": "xloop_backends.winfsp"},
 }
 
 

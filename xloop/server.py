@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
 import sys
 from collections.abc import Callable, Sequence
 from typing import BinaryIO, NamedTuple
@@ -121,12 +120,13 @@ def serve_asker(
 
 
 def main(stream: BinaryIO) -> int:
-    """Serve what the program at the other end of *stream*, a socket, has written into it."""
+    """Serve what the program at the other end of *stream* has written into it.
+
+    *stream* is the line to it, a socket, or (Windows) a pipe that tells of one.
+    """
     import pickle  # here: a forked server gets nothing pickled
 
-    fd = stream.fileno()
-    os.set_inheritable(fd, False)  # a mount helper must not hold the line
-    line = Line(socket.socket(fileno=fd))
+    line = Line(process.taken(stream))
     try:
         spec: Spec = pickle.load(stream)
         from xloop.registry import choose  # here: a spec that cannot be read needs none

@@ -236,6 +236,7 @@ class Service:
                 return
             if message["say"] == "release":
                 self._let_go(selector)
+                process.silence()  # as _on_orphaned: the command ends now, and its readers with it
                 return
             if message["say"] == "unmount":
                 answer = partial(self._answer, int(message["number"]))

@@ -433,7 +433,7 @@ def test_attributes_are_written_where_struct_stat_has_them() -> None:
     from xloop.types import Attr
     from xloop_backends.libfuse.abi import attr_writer
 
-    attr = Attr._make([*range(1, 16), 99, 0, 0, False])
+    attr = Attr(*range(1, 16), dev=99)
     st = mfusepy.c_stat()
     ctypes.memset(ctypes.addressof(st), 0xFF, ctypes.sizeof(st))
     attr_writer(mfusepy.c_stat)(ctypes.addressof(st), attr)

@@ -222,7 +222,18 @@ def test_a_read_only_mount_refuses_changes(tmp_path: Path) -> None:
     assert os.listdir(source) == ["f"]
 
 
-def test_the_command_line_mounts_and_unmounts(tmp_path: Path) -> None:
+#: As on macOS: the server of `xloop mount` is executed, for a fork could not go on.
+_EXECUTING = """
+import sys
+from xloop.host import process
+process.CAN_GO_ON_AS_FORK = False
+from xloop.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("start", [["-m", "xloop"], ["-c", _EXECUTING]], ids=["usual", "executing"])
+def test_the_command_line_mounts_and_unmounts(tmp_path: Path, start: list[str]) -> None:
     backend = wanted()
     source, point = tmp_path / "source", tmp_path / "view"
     source.mkdir()
@@ -230,7 +241,7 @@ def test_the_command_line_mounts_and_unmounts(tmp_path: Path) -> None:
     if not WINDOWS:
         point.mkdir()
     xloop_command = [sys.executable, "-m", "xloop"]
-    mount = [*xloop_command, "mount", "--backend", backend, str(source), str(point)]
+    mount = [sys.executable, *start, "mount", "--backend", backend, str(source), str(point)]
     made = subprocess.run(mount, capture_output=True, text=True, timeout=60, check=False)
     assert made.returncode == 0, made.stderr
     try:

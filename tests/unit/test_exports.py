@@ -23,6 +23,7 @@ EXEMPT = {
     "host/windows_abi.py": "structures and numbers under their names in ntifs.h",
     "host/windows_api.py": "only Windows can import it: the calls of ntdll that the next two use",
     "host/windows_dirs.py": "only Windows can import it",
+    "host/windows_mounts.py": "only Windows can import it",
     "host/windows_refs.py": "only Windows can import it",
     "testing/": "what is public is in its __init__.py",
 }

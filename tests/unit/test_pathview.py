@@ -17,7 +17,7 @@ from xloop.loopback import Loopback
 from xloop.ops import Op, Operations
 from xloop.pathview import PathView
 from xloop.testing import Ledger
-from xloop.types import NOW, ROOT_INO, Caller, LockRange, SetAttr
+from xloop.types import NOW, ROOT_INO, Caller, Entry, Ino, LockRange, SetAttr
 
 ME = Caller(os.geteuid(), os.getegid(), os.getpid())
 RW = os.O_RDWR
@@ -57,6 +57,7 @@ def fails(number: int, call: Callable[[], Any]) -> None:
 CALLS: dict[str, Callable[[PathView], Any]] = {
     "getattr": lambda v: v.getattr(ME, b"/a/b/file"),
     "getattr of the root": lambda v: v.getattr(ME, b"/"),
+    "getpath": lambda v: v.getpath(ME, b"/a/b/file"),
     "setattr": lambda v: v.setattr(ME, b"/a/b/file", SetAttr(mode=0o600, mtime=NOW)),
     "access": lambda v: v.access(ME, b"/a/b/file", os.R_OK),
     "readlink": lambda v: v.readlink(ME, b"/link"),
@@ -134,6 +135,37 @@ def test_names_are_bytes(view: PathView, source: Path) -> None:
     view.symlink(ME, b"/" + name + b"/\x80", b"\x81")
     assert view.readlink(ME, b"/" + name + b"/\x80") == b"\x81"
     assert name in os.listdir(os.fsencode(source))
+
+
+class _Anycase(Loopback):
+    """Finds names in any case; those on the source are lower case."""
+
+    case_sensitive = False
+
+    def spelling(self, caller: Caller, parent: Ino, name: bytes) -> bytes:
+        self.lookup(caller, parent, name.lower())
+        return name.lower()
+
+    def lookup(self, caller: Caller, parent: Ino, name: bytes) -> Entry:
+        return super().lookup(caller, parent, name.lower())
+
+
+def test_getpath_spells_each_name_as_its_directory_does(source: Path) -> None:
+    view = PathView(_Anycase(str(source)))
+    assert view.getpath(ME, b"/A/b/FILE") == b"/a/b/file"
+    assert view.getpath(ME, b"/") == b"/"
+    fails(errno.ENOENT, lambda: view.getpath(ME, b"/A/missing"))
+
+
+def test_getpath_where_case_tells_names_apart(view: PathView) -> None:
+    assert view.getpath(ME, b"/a/b/file") == b"/a/b/file"
+    fails(errno.ENOENT, lambda: view.getpath(ME, b"/A/b/file"))
+
+
+@pytest.mark.parametrize("changes", [SetAttr(flags=0x8000), SetAttr(crtime=0)])
+def test_what_linux_lacks_is_refused_and_not_ignored(view: PathView, changes: SetAttr) -> None:
+    assert not changes.nothing
+    fails(errno.EOPNOTSUPP, lambda: view.setattr(ME, b"/a/b/file", changes))
 
 
 class _Paths(Operations):

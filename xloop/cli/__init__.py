@@ -72,7 +72,8 @@ def main() -> NoReturn:
     """Run the command line and exit."""
     process.keep_standard_descriptors()
     try:
-        _cli.main(prog_name="xloop")
+        # Not as click would on Windows: "*" is a mount point there, and means any free drive.
+        _cli.main(prog_name="xloop", windows_expand_args=False)
     except XloopError as exc:
         complain(exc)
         sys.exit(1)

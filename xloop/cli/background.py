@@ -30,6 +30,8 @@ def serve_in_background(
 
     Raises MountError, and then nothing is left: no mount, no process.
     """
+    if not process.CAN_GO_ON_AS_FORK:
+        return _spawn(source, mountpoint, options, backend)
     before = mounts.read_table()
     line, other = Line.pair()
     asker = os.getpid()
@@ -39,6 +41,21 @@ def serve_in_background(
         _serve(other, asker, source, mountpoint, options, backend)
     other.drop()
     _, said = settle(line, _Forked(pid), mountpoint, before)
+    line.say("release")
+    line.drop()
+    status: dict[str, object] = said["status"]
+    return status
+
+
+def _spawn(
+    source: str, mountpoint: str, options: MountOptions, backend: Backend
+) -> dict[str, object]:
+    """As serve_in_background, where a server must be executed."""
+    from xloop.mounting import start
+    from xloop.server import Spec
+
+    spec = Spec(source, (), mountpoint, options, backend.name, os.getpid())
+    _, said, _, line = start(spec)
     line.say("release")
     line.drop()
     status: dict[str, object] = said["status"]

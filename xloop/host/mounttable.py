@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """What is mounted where, as the kernel tells it, and the system call that takes a mount away.
 
-Owns the reading of the mount table and umount2(2).  Does not own what a mount means to xloop,
+Owns the reading of the mount table and umount2(2).  On Windows there is neither: there the records that
+servers of xloop keep are the table (:mod:`xloop.host.windows_mounts`).  Does not own what a mount means to xloop,
 nor who may remove one: that is :mod:`xloop.mounts`.
 
 The table is the only safe way to learn about a mountpoint: stat(2) of a user-space file system
@@ -21,15 +22,22 @@ if TYPE_CHECKING:
     from xloop.host.darwin_libc import Mounted
 
 __all__ = [
+    "COVERS_DIRECTORIES",
     "MountEntry",
+    "check_point",
     "device_of",
     "from_bsd",
     "helpers",
+    "normal",
     "parse",
     "read",
+    "root_of",
     "unmount",
     "visible",
 ]
+
+#: Whether a mount covers a directory that is there.  Else (Windows) it brings the place where it is seen.
+COVERS_DIRECTORIES = sys.platform != "win32"
 
 
 class MountEntry(NamedTuple):
@@ -82,6 +90,20 @@ def parse(mountinfo: bytes) -> list[MountEntry]:
 
 def read() -> list[MountEntry]:
     """Return what is mounted in this process's mount namespace."""
+    if sys.platform == "win32":
+        from xloop.host import windows_mounts
+
+        return [
+            MountEntry(
+                id=note.pid,
+                parent=0,
+                device=(0, 0),  # never looked at: a mount there has a name of its own
+                mountpoint=note.mountpoint,
+                fstype=f"fuse.{note.subtype}",
+                source=note.source,
+            )
+            for note in windows_mounts.recorded()
+        ]
     if sys.platform == "linux":
         with open("/proc/self/mountinfo", "rb", buffering=0) as file:
             return parse(file.read())
@@ -135,11 +157,18 @@ def unmount(path: str, *, lazy: bool = False) -> None:
 
     macOS and FreeBSD cannot detach a mount that is in use: there *lazy* takes it away by force, and
     whoever uses it gets errors.
+
+    On Windows its server is told to end it, and waited for; nobody is waited for who uses it.
     """
     if sys.platform == "darwin" or sys.platform.startswith("freebsd"):
         from xloop.host import bsd_mounts
 
         bsd_mounts.unmount(path, force=lazy)
+        return
+    if sys.platform == "win32":
+        from xloop.host import windows_mounts
+
+        windows_mounts.stop(path)
         return
     if sys.platform != "linux":
         raise OSError(errno.EOPNOTSUPP, "unmounting is not supported here yet")
@@ -163,12 +192,43 @@ def helpers(path: str, *, lazy: bool) -> list[list[str]]:
     return []  # FreeBSD: who may mount (vfs.usermount) may unmount
 
 
+def check_point(text: str) -> str:
+    """Return the mount point *text* in its normal form; MountError says why nothing can be mounted there.
+
+    Only where mounts cover no directories.
+    """
+    if sys.platform == "win32":
+        from xloop.host import windows_mounts
+
+        return windows_mounts.check(text)
+    raise OSError(errno.EOPNOTSUPP, "mounts cover directories here")
+
+
+def normal(path: str) -> str:
+    """Return *path* as a record names it.  Only where mounts cover no directories."""
+    if sys.platform == "win32":
+        from xloop.host import windows_mounts
+
+        return windows_mounts.normal(path)
+    raise OSError(errno.EOPNOTSUPP, "mounts cover directories here")
+
+
+def root_of(mountpoint: str) -> str:
+    """Return a path by which the root of the mount at *mountpoint* can be asked for its attributes."""
+    # "X:" is the directory on drive X that this process last worked in.
+    return mountpoint if COVERS_DIRECTORIES else mountpoint.rstrip("\\") + "\\"
+
+
 def visible(entries: Iterable[MountEntry], path: str) -> MountEntry | None:
     """Return the mount that a walk down the absolute *path*, free of symbolic links, ends in.
 
     Not just the longest mountpoint that fits: a mount may be hidden by one on top of it or on
     top of a directory above it.
     """
+    if not COVERS_DIRECTORIES:
+        lower = path.lower()
+        around = [e for e in entries if _is_below(lower, e.mountpoint.lower())]
+        return max(around, key=lambda entry: len(entry.mountpoint), default=None)
     at: dict[str, list[MountEntry]] = {}
     for entry in entries:
         at.setdefault(entry.mountpoint, []).append(entry)
@@ -189,3 +249,7 @@ def visible(entries: Iterable[MountEntry], path: str) -> MountEntry | None:
                 break
             current = above
     return current
+
+
+def _is_below(path: str, mountpoint: str) -> bool:
+    return path == mountpoint or path.startswith(mountpoint.rstrip("\\") + "\\")

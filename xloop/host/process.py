@@ -16,16 +16,28 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, BinaryIO
+
+if TYPE_CHECKING or sys.platform == "win32":  # elsewhere `xloop mount` needs neither of them here
+    import socket
+    import subprocess
 
 __all__ = [
+    "CAN_FORK",
+    "CAN_GO_ON_AS_FORK",
+    "DETACHED",
     "TERMINATING",
     "blocked",
     "close_others",
     "fork",
+    "give",
+    "interpreter",
     "keep_standard_descriptors",
     "leave_terminal",
     "overheard",
     "silence",
+    "taken",
+    "terminate",
     "unblock",
     "users_of",
     "wait",
@@ -35,9 +47,58 @@ __all__ = [
 #: The signals by which people and machines ask a server to end.
 TERMINATING: frozenset[signal.Signals]
 if sys.platform == "win32":
-    TERMINATING = frozenset({signal.SIGINT, signal.SIGTERM})
+    TERMINATING = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGBREAK})
 else:
     TERMINATING = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+
+
+#: Whether fork(2) is there, and a child that is executed can be given descriptors by their numbers.
+CAN_FORK = sys.platform != "win32"
+
+#: Whether a fork may go on without executing anything.  Not on macOS: Python is linked with CoreFoundation
+#: there, which ends a fork that uses it, and macFUSE's library does.
+CAN_GO_ON_AS_FORK = sys.platform not in ("win32", "darwin")
+
+#: subprocess's creationflags for a server that no console, and so no Ctrl-C, belongs to.
+DETACHED: int
+if sys.platform == "win32":
+    DETACHED = subprocess.DETACHED_PROCESS | subprocess.CREATE_NEW_PROCESS_GROUP
+else:
+    DETACHED = 0
+
+
+def interpreter() -> str:
+    """Return the Python interpreter to start a server with."""
+    # In a virtual environment on Windows sys.executable is a program that starts another one, whose
+    # process is not our child.  What the environment adds is told to the server anyway (sys.path).
+    return sys.executable if CAN_FORK else getattr(sys, "_base_executable", sys.executable)
+
+
+def give(sock: socket.socket, pid: int) -> bytes:
+    """Return what the process *pid*, a child that cannot inherit, needs in order to take *sock*."""
+    if sys.platform == "win32":
+        return sock.share(pid)
+    raise _unsupported("sharing a socket")
+
+
+def taken(stream: BinaryIO) -> socket.socket:
+    """Return the socket that this process was given: *stream* itself, or told by its first words."""
+    if sys.platform == "win32":
+        size = int.from_bytes(stream.read(4), "little")
+        return socket.fromshare(stream.read(size))
+    fd = stream.fileno()
+    os.set_inheritable(fd, False)  # a mount helper must not hold the line
+    from socket import socket as made  # here: who forks needs it elsewhere only
+
+    return made(fileno=fd)
+
+
+def terminate(child: subprocess.Popen[bytes], number: int) -> None:
+    """Send signal *number* to *child*; on Windows, where there are none, end it."""
+    if sys.platform == "win32":
+        child.terminate()
+    else:
+        child.send_signal(number)
 
 
 def _unsupported(what: str) -> OSError:

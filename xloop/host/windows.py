@@ -287,6 +287,8 @@ def access(ref: int, mask: int) -> None:
 
 
 def readlink(ref: int) -> bytes:
+    if not _attributes(ref) & abi.FILE_ATTRIBUTE_REPARSE_POINT:
+        _fail(errno.EINVAL)  # a file system without links has other words for it
     data = api.control(ref, abi.FSCTL_GET_REPARSE_POINT, size=abi.MAXIMUM_REPARSE_DATA_BUFFER_SIZE)
     return parse_link(data)
 

@@ -247,7 +247,10 @@ class LoopbackBase(Operations):
 
 def _contains(source: str, mountpoint: str) -> bool:
     source, mountpoint = os.path.realpath(source), os.path.realpath(mountpoint)
-    return os.path.commonpath((source, mountpoint)) == source
+    try:
+        return os.path.commonpath((source, mountpoint)) == source
+    except ValueError:  # on different drives
+        return False
 
 
 def require_regular(node: Node) -> None:
