@@ -255,6 +255,12 @@ leftovers() {
     done
 }
 
+# What became of the tests on each subject, as each of the two runs has counted it.
+subjects() {
+    awk '/^=+ subjects =+$/ { on = 1; next } /^=/ { on = 0 } on && !seen[$0]++' \
+        "$work"/tests-{root,user}.log 2>/dev/null
+}
+
 closing_line() {
     grep -E '^=+ .* in [0-9.]+s.* =+$' "$work/tests-$1.log" 2>/dev/null | tail -n 1
 }
@@ -281,6 +287,7 @@ fi
 printf '\n=== Summary\n'
 printf '%s\n' "${summary[@]}"
 [ ${#failed[@]} = 0 ] || printf 'FAILED: %s\n' "${failed[@]}"
+printf '%s\n' "$(subjects)"
 printf 'as root:             %s\n' "$(closing_line root)"
 printf 'as an ordinary user: %s\n' "$(closing_line user)"
 [ ${#failed[@]} = 0 ]

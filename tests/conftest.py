@@ -26,6 +26,7 @@ import tomllib
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,11 @@ import xloop
 from xloop import registry
 from xloop.testing import InProcessTree, NativeTree, Pair, Tree
 
-ROOT = os.geteuid() == 0
 HERE = Path(__file__).parent
+sys.path.append(str(HERE / "plugins"))
+from elsewhere import holders  # noqa: E402  # found there
+
+ROOT = os.geteuid() == 0
 #: Not a measure of anything: a test that takes as long hangs, and its mounts are cut off.
 HANG = 30.0
 #: Processes started by this run inherit it, however far they go away.
@@ -57,8 +61,6 @@ class Subject:
     only: str | None = None
     #: The directory of tests that it is for: a backend that is not exact has no business elsewhere.
     where: str = ""
-    #: Only when it is named: a backend that is still being measured is no part of every run.
-    asked: bool = False
     variant: str = ""
 
     @property
@@ -85,18 +87,24 @@ SUBJECTS = [
     Subject("devfuse", "devfuse", _FOR_ALL),
     # Without it the kernel reads and writes by itself; an ordinary user never has it.
     Subject("devfuse-served", "devfuse", _FOR_ALL | {"passthrough": False}, only="root"),
-    Subject("libfuse3", "libfuse3", _FOR_ALL, where="contract", asked=True),
-    Subject("libfuse2", "libfuse2", _FOR_ALL, where="contract", asked=True),
-    Subject("refuse", "refuse", _FOR_ALL, where="contract", asked=True),
+    Subject("libfuse3", "libfuse3", _FOR_ALL, where="contract"),
+    Subject("libfuse2", "libfuse2", _FOR_ALL, where="contract"),
+    Subject("refuse", "refuse", _FOR_ALL, where="contract"),
 ]
 # The backend "refuse" is the tests' own, and is found by its entry point like anybody's.
 sys.path.append(str(HERE / "refuse_backend"))
+pytest_plugins = ["subject_table"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("xloop")
     group.addoption(
         "--require-mount", action="store_true", help="fail, not skip, where a backend cannot mount"
+    )
+    group.addoption(
+        "--write-requests",
+        action="store_true",
+        help="write the table of requests into docs/performance.md",
     )
     group.addoption("--source-dir", metavar="DIR", help="where the source directories are made")
     group.addoption(
@@ -118,11 +126,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     wanted = metafunc.config.getoption("--contract-subject")
     kind = "root" if ROOT else "user"
-    subjects = [
-        s
-        for s in SUBJECTS
-        if s.only in (None, kind) and (s.name in wanted if wanted else not s.asked)
-    ]
+    subjects = [s for s in SUBJECTS if s.only in (None, kind) and (not wanted or s.name in wanted)]
     subjects = [s for s in subjects if metafunc.definition.path.is_relative_to(HERE / s.where)]
     if metafunc.definition.get_closest_marker("mount"):
         subjects = [s for s in subjects if s.backend is not None]
@@ -143,6 +147,11 @@ def known_differences() -> list[dict[str, str]]:
 def _expected(difference: dict[str, str]) -> pytest.MarkDecorator:
     run = difference.get("run") != "no"
     return pytest.mark.xfail(strict=True, reason=difference["why"], run=run)
+
+
+def _is_known(item: pytest.Item) -> bool:
+    """Tell whether *item* is expected to fail."""
+    return item.get_closest_marker("xfail") is not None
 
 
 def _applies(difference: dict[str, str], item: pytest.Function, source_type: str) -> bool:
@@ -276,12 +285,16 @@ def base(pytestconfig: pytest.Config) -> Iterator[Path]:
     # A server is allowed to take its time over the end, but not for ever.
     wait_until(lambda: not leftovers(), 10)
     mounts, processes = _below(str(path)), leftovers()
+    others = set(holders(path)) - processes.keys()
     cut_off(str(path))
     for pid in processes:
         with contextlib.suppress(OSError):
             os.kill(pid, signal.SIGKILL)
     shutil.rmtree(path)
     left = f"still mounted at the end of the tests: {mounts}, still running: {processes}"
+    if others and not mounts:
+        print(f"\n{left}: the mount namespaces of {others} have copies of the mounts")
+        return
     assert not mounts and not processes, left  # noqa: PT018
 
 
@@ -541,8 +554,9 @@ def need(under_test: Subject, place: Place) -> Iterator[Need]:
 
 
 @pytest.fixture
-def eventually() -> Wait:
-    return wait_until
+def eventually(request: pytest.FixtureRequest) -> Wait:
+    # What is known never to happen is not waited for that long.
+    return partial(wait_until, seconds=1.0) if _is_known(request.node) else wait_until
 
 
 @pytest.fixture

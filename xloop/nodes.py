@@ -39,7 +39,7 @@ import threading
 from collections.abc import Callable, Iterable
 from hashlib import blake2b
 from stat import S_IFDIR, S_IFMT
-from time import monotonic
+from time import monotonic, sleep
 from typing import ParamSpec, TypeVar
 
 from xloop.host import Descriptor, host
@@ -60,6 +60,9 @@ def _stale() -> OSError:
 
 
 _KINDS = {kind: kind for kind in range(0, 1 << 16, 1 << 12)}
+
+#: How often, two milliseconds apart, to look whether something was forgotten.
+_PATIENCE = 10
 
 #: Numbers from here on are not made from inode numbers.
 _OWN_NUMBERS = 1 << 63
@@ -152,6 +155,8 @@ class NodeTable:
         self._devices = {attr.dev: attr.dev}
         self._next = _OWN_NUMBERS
         self._now = 0
+        #: Those that have lost their last name, and are known all the same.
+        self._lost: set[Ino] = set()
         # In the order in which they were opened: the hand of the clock is at the front.
         self._cached: dict[int, Node] = {}
         #: Set while there are references of files, for whoever calls :meth:`sweep`.
@@ -246,8 +251,10 @@ class NodeTable:
         found = node.parent is None
         node.parent = parent
         node.name = name
-        if found and node.fd is not None:
-            self._adopt(node, node.fd)
+        if found:
+            self._lost.discard(node.ino)
+            if node.fd is not None:
+                self._adopt(node, node.fd)
 
     def tick(self) -> int:
         """Return the time in :data:`TICKS` a second; the same object as long as it is the same."""
@@ -279,6 +286,8 @@ class NodeTable:
         if node.nlookup > 0:
             return
         del self._by_ino[ino]
+        if node.parent is None:
+            self._lost.discard(ino)
         if ino != node.st_ino or node.dev != self.root_dev:
             key = node.dev, node.st_ino
             if self._others.get(key) is node:
@@ -302,6 +311,7 @@ class NodeTable:
         with self._lock:
             if last or (node.parent is parent and node.name == name):
                 node.parent = None
+                self._lost.add(node.ino)
                 self._cached.pop(node.ino, None)
 
     # -- descriptors --------------------------------------------------------------------
@@ -395,17 +405,33 @@ class NodeTable:
         return left
 
     def within_limits(self, call: Callable[P, R], *args: P.args, **kw: P.kwargs) -> R:
-        """Do *call*, which opens something; at the limit of the process, make room and repeat it."""
+        """Do *call*; where descriptors or the room of the file system run out, make some and repeat it."""
         try:
             return call(*args, **kw)
         except OSError as exc:
-            if exc.errno not in (errno.EMFILE, errno.ENFILE) or not self._cached:
+            if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+                if not self._room_comes():
+                    raise
+            elif exc.errno in (errno.EMFILE, errno.ENFILE) and self._cached:
+                with self._lock:
+                    # The limit is lower, or other descriptors are more, than the budget reckoned with.
+                    self.budget = max(len(self._cached) // 2, 16)
+                    self._shrink(len(self._cached) // 2)
+            else:
                 raise
-        with self._lock:
-            # The limit is lower, or other descriptors are more, than the budget reckoned with.
-            self.budget = max(len(self._cached) // 2, 16)
-            self._shrink(len(self._cached) // 2)
         return call(*args, **kw)
+
+    def _room_comes(self) -> bool:
+        """Wait until what was removed is forgotten: its room is free then, as it would be natively.
+
+        The kernel says so a moment after the removal, and in no certain order to other requests.
+        """
+        before = len(self._lost)
+        for _ in range(_PATIENCE if before else 0):
+            if len(self._lost) < before:
+                return True
+            sleep(0.002)
+        return False
 
     def pin(self, node: Node, fd: Descriptor | None) -> None:
         """Note an open file of *node*: its descriptor serves where the node has none of its own.

@@ -62,13 +62,13 @@ class Operations:
     #: :class:`~xloop.types.Opened` offers: 0 for a plain one, 1 for an overlayfs.
     stack_depth: int = 0
 
-    #: Whether names that differ in case only are different names.
-    case_sensitive: bool = True
-
     #: Seconds for which who asks believes a name and the attributes that came with it.  Set before
     #: init() by a backend whose kernel asks readdirplus for what it may have been told already: an
     #: entry that is still believed need not be told again.  0: tell everything.
     believed: float = 0.0
+
+    #: Whether names that differ in case only are different names.
+    case_sensitive: bool = True
 
     # -- life ---------------------------------------------------------------------------
 

@@ -81,13 +81,14 @@ def load(name: str) -> Backend:
     return _load_foreign(name)
 
 
-def choose(name: str = AUTO) -> Backend:
+def choose(name: str = AUTO, *, passed_over: list[BackendUnavailable] | None = None) -> Backend:
     """Return the backend *name*, or with ``"auto"`` the best bundled one that can mount here.
 
     A backend asked for by name is used or refused, with its own reason; nothing takes its place.
+    *passed_over* gets the reasons for which "auto" did not take the better ones, best first.
     """
     if name == AUTO:
-        return _choose_best()
+        return _choose_best([] if passed_over is None else passed_over)
     backend = load(name)
     state = backend.probe()
     if not state.ok:
@@ -106,8 +107,7 @@ def available() -> dict[str, Availability]:
     return states
 
 
-def _choose_best() -> Backend:
-    refusals: list[BackendUnavailable] = []
+def _choose_best(refusals: list[BackendUnavailable]) -> Backend:
     for name in bundled():
         try:
             return choose(name)

@@ -124,12 +124,14 @@ def _down(pair: Pair, here: object, step: bytes) -> object:
 
 
 def test_a_deep_path_is_walked_at_once(pair: Pair) -> None:
-    path = b"/".join(b"%d" % i for i in range(300))
-    for i in range(300):
+    # Not deeper: where files are known by paths (libfuse) each directory on the way is asked for by its
+    # own path, and the work grows with the square of the depth, or faster when caches run out meanwhile.
+    path = b"/".join(b"%d" % i for i in range(60))
+    for i in range(60):
         pair.same(lambda t: t.mkdir(b"/".join(b"%d" % j for j in range(i + 1))))
     pair.same(lambda t: t.make(path + b"/f", b"data"))
     assert pair.same(lambda t: t.content(path + b"/f")) == b"data"
-    assert pair.same(lambda t: t.listdir(path + b"/.." * 150)) == [b"150"]
+    assert pair.same(lambda t: t.listdir(path + b"/.." * 30)) == [b"30"]
 
 
 @pytest.mark.parametrize(

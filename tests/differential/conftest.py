@@ -9,6 +9,7 @@ pytest tests/differential --replay FILE                         a sequence that 
 from __future__ import annotations
 
 import contextlib
+import math
 import random
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -24,7 +25,7 @@ Staged = Callable[..., AbstractContextManager[Stage]]
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("differential", "random operations (tests/differential)")
-    group.addoption("--steps", type=int, default=None, help="for all subjects together: 9000")
+    group.addoption("--steps", type=int, default=None, help="for all subjects together: 12000")
     group.addoption("--seed", type=int, default=None, help="of the sequences: another each time")
     group.addoption("--replay", metavar="FILE", default=None, help="run the steps in FILE only")
     group.addoption(
@@ -59,7 +60,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    steps = option(config, "--steps", 9000)
+    steps = option(config, "--steps", 12000)
     for item in items:
         if item.path.parent == Path(__file__).parent:
             # A hang is noticed where it happens, by the mount's own watch.
@@ -67,10 +68,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture
-def steps(request: pytest.FixtureRequest) -> int:
-    """How many steps each subject is due."""
-    every = option(request.config, "--steps", 9000)
-    return -(-int(every) // len(chosen(request.config)))
+def steps(subject: Subject, request: pytest.FixtureRequest) -> int:
+    """How many steps the subject is due."""
+    every = int(option(request.config, "--steps", 12000))
+    return math.ceil(every * subject.weight / sum(s.weight for s in chosen(request.config)))
 
 
 @pytest.fixture

@@ -32,10 +32,13 @@ class Excuse(NamedTuple):
 
     why: str
     #: What a subject must have, all of it: "fuse", "inprocess", "served" (data comes through xloop),
-    #: and the type of the source's file system.
+    #: "unchecked" and "checked" (the source, or the kernel, checks permissions), "path" (files are known by their paths), "libfuse3",
+    #: "libfuse2", "refuse", and the type of the source's file system.
     tags: frozenset[str]
     #: Calls that are not made at all.
     without: frozenset[str] = frozenset()
+    #: Steps that are not taken.  The second argument: it is about a file with several names.
+    skips: Callable[[Step, bool], bool] | None = None
     #: The results may differ so; where one side did something, the sequence ends there.
     applies: Applies | None = None
     #: Neither side has changed anything then.
@@ -49,6 +52,15 @@ class Excuse(NamedTuple):
     #: Times (a, m, c) that are not compared, and the types of file for which.
     times: str = ""
     types: frozenset[int] = frozenset()
+    #: Errors that say that the subject does not know any more what a slot holds: it is closed on both
+    #: sides.
+    loses: frozenset[str] = frozenset()
+    #: Calls that may move no time.
+    calm: frozenset[str] = frozenset()
+    #: Only for a file that has, or had, several names.
+    linked: bool = False
+    #: Only for these types of file; none: for all.
+    kinds: frozenset[int] = frozenset()
 
 
 def _both_fail(*calls: str) -> Applies:
@@ -81,6 +93,42 @@ def _locks_through_one_file(step: Step, mine: Any, theirs: Any) -> bool:
     return step.call == "getlk" and 2 in (getattr(mine, "type", None), step.args[1])
 
 
+_LOST = (Failed("ESTALE"), Failed("ENOENT"))
+_EPERM = Failed("EPERM")
+_BY_OWNER = {
+    "chmod",
+    "fchmod",
+    "chown",
+    "lchown",
+    "fchown",
+    "utime",
+    "futime",
+    "setxattr",
+    "fsetxattr",
+}
+_BY_OWNER |= {"removexattr", "fremovexattr", "inode_flags", "open", "unlink", "rename"}
+_BY_SLOT = {
+    "fsetxattr",
+    "fgetxattr",
+    "fremovexattr",
+    "fchmod",
+    "fchown",
+    "futime",
+    "ftruncate",
+    "names_of_slot",
+}
+_BY_SLOT |= {
+    "inode_flags",
+    "fallocate",
+    "lseek",
+    "flock",
+    "setlk",
+    "getlk",
+    "link_fd",
+    "mmap",
+    "fsync",
+}
+
 KNOWN: list[Excuse] = [
     Excuse(
         "fuse_file_fallocate() knows allocate, KEEP_SIZE, PUNCH_HOLE and ZERO_RANGE, and answers "
@@ -108,6 +156,12 @@ KNOWN: list[Excuse] = [
         frozenset({"fuse"}),
         times="a",
         types=frozenset({stat.S_IFREG}),
+    ),
+    Excuse(
+        "the kernel carries data through a FIFO itself, and moves no time of an inode of FUSE (S_NOCMTIME)",
+        frozenset({"fuse"}),
+        times="amc",
+        types=frozenset({stat.S_IFIFO}),
     ),
     Excuse(
         "tmpfs makes a page of a hole that is read through a mapping, and SEEK_DATA finds it; what the mount "
@@ -211,6 +265,14 @@ KNOWN: list[Excuse] = [
         applies=lambda step, mine, _: step.call == "inode_flags" and mine == Failed("EACCES"),
     ),
     Excuse(
+        "a FIFO is opened by the kernel, and nobody asks the source",
+        frozenset({"fuse", "unchecked"}),
+        applies=lambda step, mine, theirs: (
+            step.call in ("open", "make", "append") and mine is None and theirs == Failed("EACCES")
+        ),
+        kinds=frozenset({stat.S_IFIFO}),
+    ),
+    Excuse(
         "what comes back from a mapping is written by the server, and to an ordinary user's write the "
         "source's kernel does what it does not do to a mapping",
         frozenset({"fuse", "unchecked"}),
@@ -233,6 +295,120 @@ KNOWN: list[Excuse] = [
             and bool({mine.errno, theirs.errno} & {"EACCES", "EPERM"})
         ),
     ),
+    Excuse(
+        "the path-based interface of libfuse has no O_TMPFILE",
+        frozenset({"path"}),
+        without=frozenset({"tmpfile"}),
+    ),
+    Excuse(
+        "libfuse knows files by path: what is held and has none any more (its directory is gone too, or it was "
+        "not open but held by O_PATH) is answered with ESTALE by version 3 and with ENOENT by version 2",
+        frozenset({"path"}),
+        loses=frozenset({"ESTALE", "ENOENT"}),
+        applies=lambda step, mine, _: step.call in _BY_SLOT and mine in _LOST,
+    ),
+    Excuse(
+        "the same for what may not be searched for any more, where the source checks permissions",
+        frozenset({"path", "unchecked"}),
+        loses=frozenset({"EACCES"}),
+        applies=lambda step, mine, _: step.call in _BY_SLOT and mine == Failed("EACCES"),
+    ),
+    Excuse(
+        "libfuse has a node for each name: whether a file may be changed through one name the kernel judges by "
+        "the owner that it knew by that name",
+        frozenset({"path", "checked"}),
+        applies=lambda step, mine, theirs: (
+            step.call in _BY_OWNER and _EPERM in (mine, theirs) and mine != theirs
+        ),
+        linked=True,
+    ),
+    Excuse(
+        "libfuse answers F_GETLK out of a table of its own (the backend libfuse does not let it): asked for "
+        "unlocked ranges (F_UNLCK), and with the locks of open files that are closed",
+        frozenset({"refuse"}),
+        applies=lambda step, *_: step.call == "getlk",
+        harmless=True,
+    ),
+    Excuse(
+        "the kernel enforces ACLs that it knows (FUSE_POSIX_ACL), and libfuse 2 cannot ask for that",
+        frozenset({"libfuse2", "checked"}),
+        skips=lambda step, _: (
+            step.call in ("setxattr", "fsetxattr")
+            and step.args[1][0].startswith(b"system.posix_acl")
+        ),
+    ),
+    Excuse(
+        "libfuse 2 passes no ioctl on for a directory",
+        frozenset({"libfuse2"}),
+        applies=lambda step, mine, _: step.call == "inode_flags" and mine == Failed("ENOTTY"),
+    ),
+    Excuse(
+        "libfuse 2 does not pass SEEK_DATA and SEEK_HOLE on: to the kernel all is data",
+        frozenset({"libfuse2"}),
+        applies=lambda step, *_: step.call == "lseek" and step.args[2] in (3, 4),
+    ),
+    Excuse(
+        "libfuse has a node for each name, and the kernel a page cache for each node: what was written through one "
+        "name may be seen late through another",
+        frozenset({"path"}),
+        applies=lambda step, mine, theirs: (
+            step.call in ("read", "pread", "content", "mmap") and type(mine) is type(theirs)
+        ),
+        linked=True,
+    ),
+    Excuse(
+        "for the same reason a mapping writes whole pages, with what it knew of the rest of them",
+        frozenset({"path"}),
+        skips=lambda step, linked: linked and step.call == "mmap",
+    ),
+    Excuse(
+        "for the same reason, and as libfuse 2 leaves copying to it, the kernel copies what it knew, and does not see "
+        "that it copies within one file",
+        frozenset({"libfuse2"}),
+        skips=lambda step, linked: linked and step.call == "copy_file_range",
+    ),
+    Excuse(
+        "libfuse does not pass on that a write is by somebody else (FUSE_WRITE_KILL_SUIDGID): the kernel clears "
+        "the bits, but not S_ISGID where the group may not execute",
+        frozenset({"path"}),
+        clears_set_id=frozenset(
+            {
+                "write",
+                "pwrite",
+                "make",
+                "append",
+                "truncate",
+                "ftruncate",
+                "fallocate",
+                "copy_file_range",
+                "mmap",
+            }
+        ),
+    ),
+    Excuse(
+        "through refuse libfuse does not tell whether it hides an open file because that is removed or because it is "
+        "replaced, and so a rename between two names of one open file, which does nothing, removes one",
+        frozenset({"refuse"}),
+        skips=lambda step, linked: linked and step.call == "rename",
+    ),
+    Excuse(
+        "libfuse makes two calls of a SETATTR of owner and mode, and refuse passes them on as they are: what the kernel "
+        "takes away with a chown(2) is gone when that is refused",
+        frozenset({"refuse"}),
+        clears_set_id=frozenset({"chown", "lchown", "fchown"}),
+    ),
+    Excuse(
+        "refuse passes a SETATTR of nothing on as a question for the attributes",
+        frozenset({"refuse"}),
+        calm=frozenset({"chown", "lchown", "fchown"}),
+    ),
+    Excuse(
+        "libfuse 2 has a rename without flags: the kernel answers EINVAL to all of them",
+        frozenset({"libfuse2"}),
+        applies=lambda step, mine, _: (
+            step.call == "rename" and step.args[2] != 0 and mine == Failed("EINVAL")
+        ),
+    ),
 ]
 
 
@@ -247,9 +423,21 @@ class Known:
     def allows(self, call: str) -> bool:
         return not any(call in excuse.without for excuse in self._excuses)
 
-    def excuse(self, step: Step, mine: Any, theirs: Any) -> Excuse | None:
-        """Return what excuses that the results of *step* differ, if anything does."""
+    def excuse(
+        self,
+        step: Step,
+        mine: Any,
+        theirs: Any,
+        linked: bool = False,
+        kinds: frozenset[int] = frozenset(),
+    ) -> Excuse | None:
+        """Return what excuses that the results of *step* differ, if anything does.
+
+        *linked*: it is about a file with several names.  *kinds*: the types of what it is about.
+        """
         for excuse in self._excuses:
+            if (excuse.linked and not linked) or (excuse.kinds and not excuse.kinds & kinds):
+                continue
             if excuse.applies is not None and excuse.applies(step, mine, theirs):
                 self.used[excuse.why] = self.used.get(excuse.why, 0) + 1
                 return excuse
@@ -257,6 +445,27 @@ class Known:
 
     def blurs_mtime(self, call: str) -> bool:
         return any(call in excuse.blurs_mtime for excuse in self._excuses)
+
+    @property
+    def minds_names(self) -> bool:
+        return any(excuse.linked for excuse in self._excuses)
+
+    @property
+    def loses_any(self) -> bool:
+        return any(excuse.loses for excuse in self._excuses)
+
+    def loses(self, error: object) -> bool:
+        return isinstance(error, Failed) and any(
+            error.errno in excuse.loses for excuse in self._excuses
+        )
+
+    def skips(self, step: Step, linked: bool) -> bool:
+        return any(
+            excuse.skips is not None and excuse.skips(step, linked) for excuse in self._excuses
+        )
+
+    def is_calm(self, call: str) -> bool:
+        return any(call in excuse.calm for excuse in self._excuses)
 
     def retries(self, call: str) -> bool:
         return any(call in excuse.retried for excuse in self._excuses)

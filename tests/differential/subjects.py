@@ -38,6 +38,8 @@ class Subject(NamedTuple):
     options: dict[str, Any] = {}
     #: "root" or "user": nothing new for the other one.
     only: str | None = None
+    #: How many of all steps are its own, compared with the others.
+    weight: float = 1.0
 
     @property
     def players(self) -> tuple[str, ...]:
@@ -51,14 +53,22 @@ class Unavailable(Exception):
 _PASSED = frozenset({"fuse", "passthrough"})
 _SERVED = frozenset({"fuse", "served"})
 _UNCHECKED = _SERVED | {"unchecked"}
+#: What knows files by their paths, and by which library.
+_BY_PATH = (_SERVED | {"checked"} if ROOT else _UNCHECKED) | {"path"}
 #: Where the source checks permissions (a mount for its owner alone), the kernel does not ask again
 #: whether a directory may be searched while it believes the names in it.
 _UNCACHED: dict[str, Any] = {"entry_timeout": 0.0}
+_BELIEVED: dict[str, Any] = {} if ROOT else _UNCACHED
 SUBJECTS = [
     Subject("inprocess", None, frozenset({"inprocess"})),
     # Root's kernel reads and writes by itself (passthrough), an ordinary user never has that.
-    Subject("devfuse", "devfuse", _PASSED if ROOT else _UNCHECKED, {} if ROOT else _UNCACHED),
+    Subject("devfuse", "devfuse", _PASSED if ROOT else _UNCHECKED, _BELIEVED),
     Subject("devfuse-served", "devfuse", _SERVED, {"passthrough": False}, only="root"),
+    # Slower, and they share with the others all but what is known to differ.
+    Subject("libfuse3", "libfuse3", _BY_PATH | {"libfuse3"}, _BELIEVED, weight=0.5),
+    Subject("libfuse2", "libfuse2", _BY_PATH | {"libfuse2"}, _BELIEVED, weight=0.5),
+    # The same library, with what refuse does not pass on besides.
+    Subject("refuse", "refuse", _BY_PATH | {"libfuse2", "refuse"}, _BELIEVED, weight=0.5),
 ]
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The backends over libfuse as such: what they refuse, how they fail, how they end.
+"""The backends over libfuse as such: what they refuse, how they fail, what is special about them.
 
 What a mount does is for the contract tests.  Mounts are made in processes of their own: one process has
 one mfusepy, and that one library.
@@ -10,63 +10,15 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-import subprocess
-import sys
-import textwrap
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import xloop
+from libfuse.support import BOTH, ROOT, each, mounted, run
 from xloop import mounts, registry
 from xloop.errors import BackendUnavailable, MountError, OptionError
 from xloop.options import MountOptions
-
-BOTH = ["libfuse3", "libfuse2"]
-ROOT = os.geteuid() == 0
-
-
-@pytest.fixture
-def places(tmp_path: Path) -> tuple[str, str]:
-    source, mountpoint = tmp_path / "source", tmp_path / "mnt"
-    source.mkdir()
-    mountpoint.mkdir()
-    return str(source), str(mountpoint)
-
-
-@pytest.fixture
-def backend(request: pytest.FixtureRequest, pytestconfig: pytest.Config) -> str:
-    name = str(request.param)
-    state = registry.load(name).probe()
-    if not state.ok:
-        if pytestconfig.getoption("--require-mount", default=False):
-            pytest.fail(f"--require-mount: {name}: {state.why} ({state.fix})")
-        pytest.skip(f"{name}: {state.why}")
-    return name
-
-
-each = pytest.mark.parametrize("backend", BOTH, indirect=True)
-
-
-@contextlib.contextmanager
-def mounted(places: tuple[str, str], backend: str, **options: Any) -> Iterator[tuple[str, str]]:
-    with xloop.mount(*places, backend=backend, **options):
-        yield places
-
-
-def run(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a program of Python in which this interpreter's modules are found."""
-    start = f"import sys; sys.path[:] = {sys.path!r}\n"
-    return subprocess.run(
-        [sys.executable, "-c", start + textwrap.dedent(program), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-
 
 # -- choosing -------------------------------------------------------------------------------
 
@@ -229,64 +181,7 @@ def test_status_tells_what_was_agreed_on(backend: str, places: tuple[str, str]) 
     assert rest[0].endswith("False\n")
 
 
-# -- the end --------------------------------------------------------------------------------
-
-
-@each
-@pytest.mark.mount
-def test_a_mount_that_is_cut_off_ends_whatever_it_is_doing(
-    backend: str, places: tuple[str, str]
-) -> None:
-    done = run(
-        """
-        import errno, fcntl, os, subprocess, threading, time, xloop
-        from xloop import registry
-        from xloop.options import MountOptions
-        name, source, mnt = sys.argv[1:]
-        open(source + "/f", "w").close()
-        session = registry.load(name).mount(xloop.Loopback(source), mnt, MountOptions())
-        ready = threading.Event()
-        thread = threading.Thread(target=session.serve, args=(ready.set,))
-        thread.start()
-        ready.wait(20)
-        # One that holds a lock on the source, and one that waits for it through the mount.
-        held = open(source + "/f", "r+")
-        fcntl.flock(held, fcntl.LOCK_EX)
-        program = "import fcntl, sys; f = open(sys.argv[1], 'r+'); fcntl.flock(f, fcntl.LOCK_EX)"
-        waiter = subprocess.Popen([sys.executable, "-c", program, mnt + "/f"],
-                                  stderr=subprocess.DEVNULL)
-        while not session.status()["waiting locks"]:
-            time.sleep(0.01)
-        session.abort()
-        thread.join(20)
-        waiter.wait(20)
-        print(thread.is_alive(), waiter.returncode != 0, os.path.ismount(mnt))
-        """,
-        backend,
-        *places,
-    )
-    assert done.stdout == "False True False\n", done.stderr
-
-
-@each
-@pytest.mark.mount
-def test_more_may_wait_for_a_lock_than_there_are_threads(
-    backend: str, places: tuple[str, str]
-) -> None:
-    import fcntl
-
-    Path(places[0], "f").touch()
-    program = "import fcntl, sys; f = open(sys.argv[1], 'r+'); fcntl.flock(f, fcntl.LOCK_EX)"
-    with mounted(places, backend, max_threads=2) as (_, mnt):
-        with open(mnt + "/f", "r+") as held:
-            fcntl.flock(held, fcntl.LOCK_EX)
-            waiters = [
-                subprocess.Popen([sys.executable, "-c", program, mnt + "/f"]) for _ in range(6)
-            ]
-            for _ in range(50):
-                assert os.listdir(mnt) == ["f"]
-            fcntl.flock(held, fcntl.LOCK_UN)
-        assert [waiter.wait(30) for waiter in waiters] == [0] * 6
+# -- what the kernel knows ------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("backend", ["libfuse3"], indirect=True)
@@ -403,17 +298,35 @@ def test_what_is_changed_by_one_name_shows_under_another_at_once(
 
 
 @each
+@pytest.mark.parametrize(
+    "how", ["opened", "made", "made and renamed", "made in a renamed directory"]
+)
 @pytest.mark.mount
-def test_the_wrong_file_is_never_changed(backend: str, places: tuple[str, str]) -> None:
+def test_the_wrong_file_is_never_changed(backend: str, how: str, places: tuple[str, str]) -> None:
     # The name leads to another file by now, and the library knows names only.
     with mounted(places, backend) as (source, mnt):
-        Path(mnt, "f").touch(0o644)
-        with open(mnt + "/f", "r+b") as f:
+        os.mkdir(mnt + "/d")
+        name = "/d/f"
+        if how == "opened":
+            Path(mnt + name).touch(0o644)
+        with open(mnt + name, "r+b" if how == "opened" else "w+b") as f:
+            if how == "made and renamed":
+                os.rename(mnt + name, mnt + "/d/h")
+                Path(mnt + name).touch()
+                name = "/d/h"
+            if how == "made in a renamed directory":
+                os.rename(mnt + "/d", mnt + "/e")
+                os.mkdir(mnt + "/d")
+                name = "/e/f"
+            os.chmod(f.fileno(), 0o604)
+            assert os.stat(source + name).st_mode & 0o777 == 0o604
+            if os.path.exists(mnt + "/d/f"):  # has nothing to do with it
+                os.chmod(mnt + "/d/f", 0o604)
             Path(source, "g").touch(0o640)
-            os.rename(source + "/g", source + "/f")
+            os.rename(source + "/g", source + name)
             with contextlib.suppress(OSError):
                 os.fchmod(f.fileno(), 0o777)
-            assert os.stat(source + "/f").st_mode & 0o777 == 0o640
+            assert os.stat(source + name).st_mode & 0o777 == 0o640
 
 
 # -- the layout of what passes between us and the library --------------------------------------
@@ -452,19 +365,50 @@ def test_before_the_epoch_is_a_time_too() -> None:
     import ctypes
 
     mfusepy = _mfusepy()
-    from xloop.types import NOW, Attr
-    from xloop_backends.libfuse.abi import attr_writer, times
+    from xloop.types import Attr
+    from xloop_backends.libfuse.abi import attr_writer
 
     st = mfusepy.c_stat()
     attr_writer(mfusepy.c_stat)(ctypes.addressof(st), Attr.make(0o100644)._replace(mtime=-5))
     assert st.st_mtimespec.tv_sec == -5
-    pair = mfusepy.c_utimbuf()
-    pair.actime.tv_sec, pair.actime.tv_nsec = -1, 999_999_999
-    pair.modtime.tv_nsec = (1 << 30) - 2
-    assert times(ctypes.addressof(pair), mfusepy.c_utimbuf) == [-1, None]
-    pair.actime.tv_nsec = (1 << 30) - 1
-    assert times(ctypes.addressof(pair), mfusepy.c_utimbuf)[0] is NOW
-    assert times(None, mfusepy.c_utimbuf) == [NOW, NOW]
+
+
+def test_changes_are_read_where_fuse_setattr_in_has_them() -> None:
+    import struct
+
+    from xloop.types import NOW
+    from xloop_backends.libfuse.abi import changes
+
+    def asked(valid: int) -> Any:
+        # valid padding fh size lock_owner atime mtime ctime atimensec mtimensec ctimensec mode
+        # unused uid gid unused
+        times = -1, 5, 7, 999_999_999, 6, 8
+        numbers = (valid, 99, 1, 70, 2, *times, 0o106755, 98, 1001, 1002, 97)
+        return changes(struct.pack("=IIQQQqqqIIIIIIII", *numbers))
+
+    assert asked(0).nothing
+    one = asked(1 | 8 | 16)
+    assert (one.mode, one.size, one.atime, one.mtime) == (0o6755, 70, -1, None)
+    assert (one.uid, one.gid, one.kill_suidgid) == (None, None, False)
+    other = asked(2 | 4 | 16 | 32 | 128 | 1 << 11)
+    assert (other.uid, other.gid, other.kill_suidgid) == (1001, 1002, True)
+    assert other.atime is NOW
+    assert other.mtime == 5_000_000_006
+
+
+@each
+@pytest.mark.mount
+@pytest.mark.skipif(ROOT, reason="needs an ordinary user: root may give files away")
+def test_a_change_of_several_attributes_that_is_refused_changes_none(
+    backend: str, places: tuple[str, str]
+) -> None:
+    # The kernel asks for owner and mode at once: what is given away loses S_ISUID and S_ISGID.
+    with mounted(places, backend) as (source, mnt):
+        Path(mnt, "f").touch()
+        os.chmod(mnt + "/f", 0o2770)
+        with pytest.raises(PermissionError):
+            os.chown(mnt + "/f", 1001, -1)
+        assert os.stat(source + "/f").st_mode & 0o7777 == 0o2770
 
 
 def test_a_mount_error_has_words_and_a_way_out() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
 import socket
 import stat
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from xloop import __version__, options
+from xloop import __version__, options, registry
 
 # conftest.py cannot be imported by name in pytest's importlib mode; the fixtures bring it.
 Spot = Any
@@ -159,6 +160,56 @@ def test_verbose_tells_what_was_mounted_and_how(spot: Spot) -> None:
     assert done.stdout == ""
     assert f"{str(spot.source)!r} is mounted at {str(spot.mnt)!r} by devfuse" in done.stderr
     assert spot.run("umount", "-v", spot.mnt).stderr == f"xloop: {str(spot.mnt)!r} is unmounted\n"
+
+
+def test_verbose_tells_why_auto_took_no_better_backend(spot: Spot, flags: Flags) -> None:
+    (Path(os.environ["PYTHONPATH"].split(os.pathsep)[0]) / "unwell.py").write_text(
+        "from xloop.backend import Availability\n"
+        "from xloop_backends.devfuse import DevFuse\n"
+        "class backend(DevFuse):\n"
+        "    def probe(self):\n"
+        "        return Availability(False, 'the moon is full', 'wait a night')\n"
+    )
+    program = (
+        "import sys; from xloop import registry\n"
+        "table = {'better': 'unwell', 'lost': 'no_such_module', **registry.bundled()}\n"
+        "registry._BUNDLED = {sys.platform: table}\n"
+        "from xloop.cli import main; main()\n"
+    )
+    words = [sys.executable, "-c", program, "mount", "-v", str(spot.source), str(spot.mnt)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith(
+        "xloop: backend 'devfuse' is the best that can mount here\n"
+        "       backend 'better' cannot mount here: the moon is full\n"
+        "           wait a night\n"
+        "       backend 'lost' comes with xloop but cannot be loaded: "
+    )
+    assert spot.run("umount", spot.mnt).returncode == 0
+    # Who asks for one by name is told nothing of the others.
+    done = spot.run("mount", "-v", "--backend", "devfuse", spot.source, spot.mnt)
+    assert "the best" not in done.stderr
+    assert spot.run("umount", spot.mnt).returncode == 0
+
+
+@pytest.mark.skipif(ROOT, reason="needs an ordinary user: root mounts without a helper")
+def test_auto_takes_libfuse_where_devfuse_lacks_its_helper(spot: Spot) -> None:
+    """Without fusermount3 there is libfuse 2 still, whose helper has another name."""
+    helper = shutil.which("fusermount")
+    if helper is None or not registry.load("libfuse2").probe().ok:
+        pytest.skip("libfuse 2 or its helper fusermount is not installed")
+    tools = spot.top / "tools"
+    tools.mkdir()
+    (tools / "fusermount").symlink_to(helper)
+    environment = os.environ | {"PATH": str(tools)}
+    done = spot.run("mount", "-v", spot.source, spot.mnt, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("xloop: backend 'libfuse' is the best that can mount here\n")
+    assert "backend 'devfuse' cannot mount here: " in done.stderr
+    assert "fusermount3 is not installed" in done.stderr
+    assert "version: 2." in done.stderr
+    assert (spot.mnt / "file").read_text() == "content\n"
+    assert spot.run("umount", spot.mnt, env=environment).returncode == 0
 
 
 # -- one inside the other -------------------------------------------------------------------
@@ -372,7 +423,7 @@ def test_help_explains_every_option(spot: Spot) -> None:
     assert "--foreground" in done.stdout
 
 
-@pytest.mark.parametrize("command", [[], ["umount"]])
+@pytest.mark.parametrize("command", [[], ["umount"], ["bench"]])
 def test_every_command_has_help_with_examples(command: list[str], spot: Spot) -> None:
     done = spot.run(*command, "--help")
     assert done.returncode == 0

@@ -4,7 +4,7 @@
 Programs, by the names that Debian's apt-get install wants:
     acl attr fio fuse3 gcc git libc6-dev make procps python3-venv rsync sqlite3 tar util-linux
 
-    pytest tests/real                       over devfuse
+    pytest tests/real                       over devfuse, and a part over libfuse 3 too
     pytest tests/real --subject native      without any mount: validates the tests
     pytest tests/real --full --attack-seconds 30 --scale-files 200000       what a release must pass
 """
@@ -35,6 +35,26 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--scale-files", type=int, default=None, help="files of the big tree: 20000")
 
 
+#: Of these the path-based way is worth its time in every run: a build, databases with locks and maps,
+#: everything that metadata can be, what is kept and for how long, what is imported.  The others do the
+#: same in bulk, for minutes.  All of it: --subject libfuse3.
+ALSO_BY_PATH = {
+    "test_cproject.py",
+    "test_leaks.py",
+    "test_sqlite.py",
+    "test_startup.py",
+    "test_tar.py",
+}
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "subject" in metafunc.fixturenames:
+        asked = option(metafunc.config, "subject", None)
+        also = ["libfuse3"] if metafunc.definition.path.name in ALSO_BY_PATH else []
+        names = [str(asked)] if asked else ["devfuse", *also]
+        metafunc.parametrize("subject", names, indirect=True, scope="session")
+
+
 def option(config: pytest.Config, name: str, default: object) -> object:
     """Return an option of this directory: its default where pytest was pointed elsewhere.
 
@@ -62,7 +82,7 @@ Show = Callable[..., Place]
 @pytest.fixture(scope="session")
 def subject(request: pytest.FixtureRequest) -> str:
     """The backend under test, or "native"."""
-    name = str(option(request.config, "subject", "devfuse"))
+    name = str(request.param)
     if name == "native":
         return name
     from xloop import registry

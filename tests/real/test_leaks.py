@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from elsewhere import holders  # tests/plugins: tests/conftest.py has put that into the path
 
 import xloop
-from real.conftest import Show, force_unmount, mounts_below
+from real.conftest import force_unmount, mounts_below
 from real.support import clean_environment, need_root, python_script, run, wait_until
 from xloop.types import ROOT_INO, Caller, Entry
 
@@ -45,12 +46,18 @@ class Held(NamedTuple):
     threads: int
 
 
+#: Over these libraries a path leads to a node for the time of one call.  What the kernel remembers, the
+#: library has in a table of its own (tests/libfuse looks at what the backend keeps beside it).
+BY_PATH = ("libfuse", "libfuse3", "libfuse2", "refuse")
+
+
 class Counted(NamedTuple):
     """A mount whose server can be counted."""
 
     source: Path
     mnt: Path
     pid: int
+    by_path: bool
 
     def held(self) -> Held:
         counts = os.statvfs(self.mnt)
@@ -74,18 +81,19 @@ def counted(work: Path, subject: str) -> Iterator[Counted]:
     )
     assert server.stdout is not None
     assert server.stdout.readline() == b"ready\n"
-    yield Counted(source, mnt, server.pid)
+    yield Counted(source, mnt, server.pid, subject in BY_PATH)
     server.terminate()
     try:
         assert server.wait(20) == 0
     except subprocess.TimeoutExpired:
         server.send_signal(signal.SIGUSR2)  # it says on stderr where its threads are
         time.sleep(1)
-        still = mounts_below(work)
+        still, others = mounts_below(work), holders(work)
         server.kill()
         server.wait()
-        why = "; does another mount namespace hold the mount?" if not still else ""
-        pytest.fail(f"the server does not end, mounted is {still}{why}")
+        if others and not still:
+            pytest.skip(f"the mount namespaces of {others} have copies of the mount")
+        pytest.fail(f"the server does not end, mounted is {still}")
     finally:
         server.stdout.close()
     assert mounts_below(work) == []
@@ -159,6 +167,14 @@ def settles(counted: Counted, base: Held, before: Callable[[], object] = lambda:
         pytest.fail("\n  ".join([now, *targets(counted.pid)]))
 
 
+def kernel_remembers(counted: Counted, base: Held) -> None:
+    """Check that nodes are known because the kernel remembers names, and only where that is the reason."""
+    if counted.by_path:
+        settles(counted, base)
+    else:
+        assert counted.held().nodes > 100
+
+
 def drop_caches() -> None:
     """Let the kernel forget every node that nobody uses."""
     Path("/proc/sys/vm/drop_caches").write_text("2")
@@ -169,7 +185,7 @@ def test_nothing_is_held_once_everything_is_removed(counted: Counted) -> None:
     assert base.nodes == 1
     for _ in range(2):
         work_hard(counted.mnt)
-        assert counted.held().nodes > 100
+        kernel_remembers(counted, base)
         run("find", counted.mnt, "-mindepth", "1", "-delete")
         settles(counted, base)
 
@@ -178,7 +194,7 @@ def test_nothing_is_held_once_the_kernel_has_dropped_its_caches(counted: Counted
     need_root("/proc/sys/vm/drop_caches")
     base = counted.held()
     work_hard(counted.mnt)
-    assert counted.held().nodes > 100
+    kernel_remembers(counted, base)
     settles(counted, base, drop_caches)
     names = sorted(os.listdir(counted.source))
     assert sorted(os.listdir(counted.mnt)) == names, "what was forgotten is found again"
@@ -396,15 +412,15 @@ def test_a_program_that_dies_takes_its_mount_with_it(work: Path, subject: str) -
     wait_until(lambda: gone(pid), "the server has ended")
 
 
-def test_a_program_that_mounts_again_and_again_collects_nothing(work: Path, show: Show) -> None:
+def test_a_program_that_mounts_again_and_again_collects_nothing(work: Path, subject: str) -> None:
     (work / "source").mkdir()
-    if show(work / "source").mount is None:
+    if subject == "native":
         pytest.skip("needs a mount")
     mnt = work / "again"
     mnt.mkdir()
     before = None
     for _ in range(8):
-        with xloop.mount(work / "source", mnt) as made:
+        with xloop.mount(work / "source", mnt, backend=subject) as made:
             assert os.listdir(mnt) == []
             pid = made.pid
         assert gone(pid)

@@ -19,10 +19,15 @@ KEEP = ("--acls", "--xattrs", "--xattrs-include=*", "--sparse", "--numeric-owner
 KEEP_HOLES = "--sparse-version=0.0"
 
 
-def archive(top: Path, *, ctime: bool) -> bytes:
-    """Return the archive of *top*, made so that equal trees give equal archives."""
+def archive(top: Path, *, ctime: bool, holes: bool = True) -> bytes:
+    """Return the archive of *top*, made so that equal trees give equal archives.
+
+    *holes*: as the file system tells them.  Otherwise what holds nothing but zeros is taken for one.
+    """
     options = NO_ATIME if ctime else NO_ATIME + ",delete=ctime"
-    how = ("--format=posix", "--sort=name", options, *KEEP, KEEP_HOLES)
+    detection = "seek" if holes else "raw"
+    sparse = (KEEP_HOLES, f"--hole-detection={detection}")
+    how = ("--format=posix", "--sort=name", options, *KEEP, *sparse)
     return run("tar", "-C", top, *how, "-cf", "-", ".").out
 
 
@@ -108,21 +113,35 @@ def with_root(top: Path) -> None:
     os.setxattr(top / "dir0" / "file7", "security.capability", capability)
 
 
-def test_the_archive_of_the_mount_is_the_archive_of_the_source(show: Show, original: Path) -> None:
+@pytest.fixture
+def tells_holes(subject: str) -> bool:
+    """Whether lseek(2) finds them: libfuse 2 passes none on, and the kernel takes all for data."""
+    return subject != "libfuse2"
+
+
+def test_the_archive_of_the_mount_is_the_archive_of_the_source(
+    show: Show, original: Path, tells_holes: bool
+) -> None:
     """Change times too."""
-    native = archive(original, ctime=True)
-    assert_same_archive(native, archive(show(original).mnt, ctime=True))
+    native = archive(original, ctime=True, holes=tells_holes)
+    shown = archive(show(original).mnt, ctime=True, holes=tells_holes)
+    assert_same_archive(native, shown)
 
 
-def test_extracting_into_the_mount_is_extracting(place: Place, work: Path, original: Path) -> None:
+def test_extracting_into_the_mount_is_extracting(
+    place: Place, work: Path, original: Path, tells_holes: bool
+) -> None:
     data = archive(original, ctime=False)
     extract(data, work / "native")
     extract(data, place.mnt / "here")
     native = read_tree(work / "native", holes=True)
-    assert_same_tree(native, read_tree(place.mnt / "here", holes=True))
     assert_same_tree(native, read_tree(place.source / "here", holes=True))
-    assert_same_archive(data, archive(place.mnt / "here", ctime=False))
     assert native[b"sparse"].holes, "no hole to keep on this file system"
+    if tells_holes:
+        assert_same_tree(native, read_tree(place.mnt / "here", holes=True))
+        assert_same_archive(data, archive(place.mnt / "here", ctime=False))
+    else:
+        assert_same_tree(read_tree(work / "native"), read_tree(place.mnt / "here"))
 
 
 def test_cp_a_copies_within_the_mount(place: Place, work: Path, original: Path) -> None:

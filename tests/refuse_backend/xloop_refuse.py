@@ -34,6 +34,7 @@ from xloop.types import NOW, Attr, Caller, HandleId, LockRange, Opened, SetAttr,
 ENCODING = "latin-1"
 
 _LIBRARY = "libfuse.so.2"
+_PATH = "FUSE_LIBRARY_PATH"
 _NO_ID = -1
 _END = 2**63 - 1
 
@@ -65,9 +66,15 @@ class Flock(ctypes.Structure):
 
 def _high() -> Any:
     """Return refuse.high, which looks for its library when it is imported."""
-    os.environ.setdefault("FUSE_LIBRARY_PATH", _LIBRARY)
-    from refuse import high
-
+    before = os.environ.get(_PATH)
+    os.environ[_PATH] = _LIBRARY
+    try:
+        from refuse import high
+    finally:
+        if before is None:
+            del os.environ[_PATH]
+        else:
+            os.environ[_PATH] = before
     return high
 
 
@@ -370,6 +377,7 @@ class RefuseOperations:
         caller, handle = self._caller(), HandleId(file.fh)
         if command != fcntl.F_GETLK:
             wait = command == fcntl.F_SETLKW
+            self._may_wait(wait)
             self._view.setlk(caller, handle, file.lock_owner, lock, wait=wait)
             return
         found = self._view.getlk(caller, handle, file.lock_owner, lock)
@@ -378,7 +386,13 @@ class RefuseOperations:
         asked.l_pid = found.pid
 
     def flock(self, path: str | None, file: Any, operation: int) -> None:
+        self._may_wait(not operation & fcntl.LOCK_NB)
         self._view.flock(self._caller(), HandleId(file.fh), operation)
+
+    def _may_wait(self, wait: bool) -> None:
+        # Who was interrupted before libfuse began with this gets no signal from it.
+        if wait and self._high._libfuse.fuse_interrupted():
+            raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
 
 
 _HIDDEN = re.compile(rb"\.fuse_hidden[0-9a-f]{16}")

@@ -68,7 +68,8 @@ class Served:
     def end(self) -> int:
         """Unmount, and return the exit status of the server."""
         if self._process.poll() is None and os.path.ismount(self.point):
-            subprocess.run(["umount", "-l", self.point], check=False)
+            umount = ["umount", "-l"] if os.geteuid() == 0 else ["fusermount3", "-uz"]
+            subprocess.run([*umount, self.point], check=False)
         self._process.communicate()
         return self._process.wait(30)
 

@@ -87,8 +87,9 @@ def test_a_source_without_room_for_names_is_enospc(lab: Lab, twins: Twins) -> No
     ):
         assert outcome(call) == "ENOSPC"
     assert mnt.statvfs(b".").f_ffree == 0
-    mnt.unlink(b"1")
-    mnt.make(b"again")
+    for name in (b"1", b"2", b"3", b"4", b"5"):
+        mnt.unlink(name)
+        mnt.make(name)
 
 
 def changes(tree: Tree) -> dict[str, object]:

@@ -76,6 +76,15 @@ def test_auto_takes_the_first_that_can_mount(monkeypatch: pytest.MonkeyPatch) ->
     assert registry.choose("auto").name == "good"
 
 
+def test_auto_tells_why_it_passed_the_better_ones_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle(monkeypatch, bad="sample_bad", broken="sample_broken", good="sample_good", other="x")
+    over: list[BackendUnavailable] = []
+    assert registry.choose(passed_over=over).name == "good"
+    assert over[0].why == "backend 'bad' cannot mount here: the moon is full"
+    assert "a_module_that_is_not_there" in over[1].why
+    assert len(over) == 2
+
+
 def test_auto_gives_the_reason_of_the_only_one(monkeypatch: pytest.MonkeyPatch) -> None:
     bundle(monkeypatch, bad="sample_bad")
     with pytest.raises(BackendUnavailable) as info:

@@ -25,6 +25,7 @@ _COMMANDS = {
     "mount": "xloop.cli.mount",
     "umount": "xloop.cli.umount",
     "doctor": "xloop.cli.doctor",
+    "bench": "xloop.cli.bench",
 }
 
 _EXAMPLES = """\b
@@ -33,6 +34,7 @@ Examples:
   xloop mount -o ro project sandbox  ... and refuse every change
   xloop umount ~/view                end it
   xloop doctor                       say what is missing, if it cannot mount
+  xloop bench --quick                what a mount costs on this machine
 """
 
 

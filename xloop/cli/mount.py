@@ -13,7 +13,7 @@ from dataclasses import replace
 
 import click
 
-from xloop.errors import OptionError
+from xloop.errors import BackendUnavailable, OptionError
 from xloop.options import TABLE, MountOptions, parse_options
 from xloop.registry import AUTO
 
@@ -93,7 +93,10 @@ def mount(
 
     source_path = check_source(source)
     path = check_mountpoint(mountpoint, on_top=on_top)
-    chosen = choose(backend)
+    passed_over: list[BackendUnavailable] = []
+    chosen = choose(backend, passed_over=passed_over)
+    if verbose:
+        _tell_choice(backend, chosen.name, passed_over)
     chosen.check_options(options)
     if options.fsname is None:
         options = replace(options, fsname=source_path)
@@ -121,6 +124,16 @@ def _parsed(words: tuple[str, ...]) -> MountOptions:
         return parse_options(words)
     except OptionError as exc:
         raise click.UsageError(str(exc)) from None
+
+
+def _tell_choice(asked: str, chosen: str, passed_over: list[BackendUnavailable]) -> None:
+    # Before the mount is tried: if that fails, this is half of the reason.
+    if asked == AUTO:
+        click.echo(f"xloop: backend '{chosen}' is the best that can mount here", err=True)
+        for refusal in passed_over:
+            click.echo(f"       {refusal.why}", err=True)
+            if refusal.fix:
+                click.echo(f"           {refusal.fix}", err=True)
 
 
 def _tell(

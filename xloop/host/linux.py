@@ -55,6 +55,10 @@ _EACCESS = 0x200
 _REOPEN_STRIPS = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_NOCTTY | 0x20
 
 
+#: Makes a named tuple of its values, in half the time of calling its class.
+_tuple = tuple.__new__
+
+
 def _fail() -> OSError:
     number = ctypes.get_errno()
     return OSError(number, os.strerror(number))
@@ -209,7 +213,7 @@ def statx(ref: int, name: bytes = b"") -> Attr:
         dev_major,
         dev_minor,
     ) = _STATX.unpack_from(mine.statx_buffer)
-    return Attr(
+    values = (
         ino,
         size,
         blocks,
@@ -229,7 +233,9 @@ def statx(ref: int, name: bytes = b"") -> Attr:
         btime,
         btime_nsec,
         mask & _STATX_BTIME != 0,
+        0,  # flags: FS_IOC_GETFLAGS tells those of Linux
     )
+    return _tuple(Attr, values)
 
 
 # -- open files -------------------------------------------------------------------------
@@ -283,6 +289,11 @@ def syncfs(fd: int) -> None:
 _SILENT_AT_CLOSE = frozenset({0xEF53, 0x58465342, 0x9123683E, 0x01021994, 0x858458F6, 0xF2F52010})
 
 
+def notes_mapped_writes(ref: int) -> bool:
+    """Tell whether writing to a mapping of a file there moves its times: not on tmpfs and ramfs."""
+    return _magic_number(ref) not in (0x01021994, 0x858458F6)
+
+
 def close_reports(ref: int) -> bool:
     return _magic_number(ref) not in _SILENT_AT_CLOSE
 
@@ -332,14 +343,17 @@ def read_dir(fd: int, buffer: bytearray) -> list[DirEntry]:
     size = _getdents64(fd, address, len(buffer))
     if size < 0:
         raise _fail()
+    records = bytes(memoryview(buffer)[:size])
     entries = []
     at = 0
     unpack = _DIRENT.unpack_from
+    end = records.index
     while at < size:
-        ino, offset, length, kind = unpack(buffer, at)
+        ino, offset, length, kind = unpack(records, at)
         name = at + 19
         # The kernel ends the name with NUL but leaves the padding behind it as it was.
-        entries.append(DirEntry(bytes(buffer[name : buffer.index(0, name)]), ino, kind, offset))
+        entry = records[name : end(b"\0", name)], ino, kind, offset
+        entries.append(_tuple(DirEntry, entry))
         at += length
     return entries
 

@@ -146,14 +146,6 @@ def pwrite(fd: int, data: bytes | memoryview, offset: int) -> int:
     return api.write_at(fd, data, offset)
 
 
-def pwrite_in_place(fd: int, data: bytes | memoryview, offset: int) -> int:
-    _fail(errno.EOPNOTSUPP)
-
-
-def close_reports(ref: int) -> bool:
-    return True
-
-
 def fsync(fd: int) -> None:
     try:
         api.flush(fd)
@@ -167,6 +159,14 @@ fdatasync = fsync
 
 def syncfs(fd: int) -> None:
     _fail(errno.EOPNOTSUPP)  # needs a handle of the volume, and so an administrator
+
+
+def pwrite_in_place(fd: int, data: bytes | memoryview, offset: int) -> int:
+    return api.write_at(fd, data, offset)  # nothing is opened for appending here
+
+
+def close_reports(ref: int) -> bool:
+    return False
 
 
 def report_close(fd: int) -> None:

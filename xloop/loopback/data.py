@@ -144,7 +144,7 @@ class Data(Locks):
         with self._killing(kill_suidgid, caller, file.fd):
             if cached and file.flags & os.O_APPEND:
                 return self._write_back(file, offset, data)
-            return host.pwrite(file.fd, data, offset)
+            return self.nodes.within_limits(host.pwrite, file.fd, data, offset)
 
     def _write_back(self, file: OpenFile, offset: int, data: bytes | memoryview) -> int:
         """Write a page of a mapping where it belongs, though the file is open for appending."""
@@ -184,7 +184,7 @@ class Data(Locks):
     ) -> None:
         fd = self._file(handle).fd
         with self._killing(self._loses_set_id(caller, fd), caller, fd):
-            host.fallocate(fd, mode, offset, length)
+            self.nodes.within_limits(host.fallocate, fd, mode, offset, length)
 
     def lseek(self, caller: Caller, ino: Ino, handle: HandleId, offset: int, whence: int) -> int:
         if whence not in (host.SEEK_DATA, host.SEEK_HOLE):

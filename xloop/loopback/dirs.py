@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from xloop.host import Descriptor, host
 from xloop.loopback.base import LoopbackBase
 from xloop.loopback.streams import DirStream
-from xloop.nodes import TICKS, Node
+from xloop.nodes import TICKS
 from xloop.types import Caller, DirEntry, Entry, HandleId, Ino, Opened
 
 __all__ = ["Dirs"]
@@ -37,35 +37,33 @@ class Dirs(LoopbackBase):
         directory = stream.node
         nodes = self.nodes
         fd = stream.fd
-        believed = self.believed
+        known = nodes.get
+        # For an eighth of the time after that it is believed still: long enough to ask for it.
+        since = nodes.tick() - self.believed * TICKS * 7 / 8
         for raw in stream.entries(offset):
             name = raw.name
+            child = known(raw.ino)
+            if (
+                child is not None
+                and child.told > since
+                and child.parent is directory
+                and child.name == name
+            ):
+                yield raw, None
+                continue
             if name == b"." or name == b"..":
                 yield self._shown(stream, raw, None), None
-            elif believed and self._is_believed(nodes.get(raw.ino), raw, directory):
-                yield raw, None
-            else:
-                try:
-                    with self._as(caller):
-                        attr = host.statx(fd, name)
-                except OSError:
-                    # Gone meanwhile, or not to be searched: the name is listed all the same.
-                    yield self._shown(stream, raw, None), None
-                    continue
-                child = nodes.intern(attr, directory, name, None)
-                entry = Entry(child.ino, nodes.shown(attr))
-                shown = raw if raw.ino == entry.attr.ino else self._shown(stream, raw, entry)
-                yield shown, entry
-
-    def _is_believed(self, node: Node | None, raw: DirEntry, directory: Node) -> bool:
-        """Whether the kernel was told of *raw*, and is going to believe it for as long again."""
-        return (
-            node is not None
-            and node.parent is directory
-            and node.name == raw.name
-            and node.st_ino == raw.ino
-            and (self.nodes.tick() - node.told) * 2 < self.believed * TICKS
-        )
+                continue
+            try:
+                with self._as(caller):
+                    attr = host.statx(fd, name)
+            except OSError:
+                # Gone meanwhile, or not to be searched: the name is listed all the same.
+                yield self._shown(stream, raw, None), None
+                continue
+            child = nodes.intern(attr, directory, name, None)
+            entry = Entry(child.ino, nodes.shown(attr))
+            yield raw if raw.ino == entry.attr.ino else self._shown(stream, raw, entry), entry
 
     def _shown(self, stream: DirStream, raw: DirEntry, entry: Entry | None) -> DirEntry:
         """Return *raw* with the number to show; *entry* is what it was found to be, if it was."""

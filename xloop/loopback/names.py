@@ -45,7 +45,7 @@ class Names(LoopbackBase):
     def symlink(self, caller: Caller, parent: Ino, name: bytes, target: bytes) -> Entry:
         directory, ref = self._directory(parent, name)
         with self._as_creator(caller):
-            host.symlink(ref, name, target)
+            self.nodes.within_limits(host.symlink, ref, name, target)
         return self._found(directory, ref, name)
 
     def mknod(
@@ -53,13 +53,13 @@ class Names(LoopbackBase):
     ) -> Entry:
         directory, ref = self._directory(parent, name)
         with self._as_creator(caller), host.masking(umask):
-            host.mknod(ref, name, mode, rdev)
+            self.nodes.within_limits(host.mknod, ref, name, mode, rdev)
         return self._found(directory, ref, name)
 
     def mkdir(self, caller: Caller, parent: Ino, name: bytes, mode: int, umask: int) -> Entry:
         directory, ref = self._directory(parent, name)
         with self._as_creator(caller), host.masking(umask):
-            host.mkdir(ref, name, mode)
+            self.nodes.within_limits(host.mkdir, ref, name, mode)
         return self._found(directory, ref, name)
 
     def link(self, caller: Caller, ino: Ino, newparent: Ino, newname: bytes) -> Entry:
@@ -67,7 +67,7 @@ class Names(LoopbackBase):
         ref = self.nodes.ref(node)
         directory, directory_ref = self._directory(newparent, newname)
         with self._as(caller):
-            host.link(ref, directory_ref, newname)
+            self.nodes.within_limits(host.link, ref, directory_ref, newname)
         attr = host.statx(ref)
         # Not with *ref*: that may be an open file's, and must not be kept when the file is closed.
         self.nodes.intern(attr, directory, newname, None)
@@ -123,7 +123,7 @@ class Names(LoopbackBase):
         victim = None if flags & _RENAME_EXCHANGE else self._victim(new_ref, newname)
         # WHITEOUT leaves a device node behind, which has an owner like any other.
         with self._as_creator(caller) if flags & _RENAME_WHITEOUT else self._as(caller):
-            host.rename(old_ref, name, new_ref, newname, flags)
+            self.nodes.within_limits(host.rename, old_ref, name, new_ref, newname, flags)
         moved = self._moved(new, new_ref, newname)
         if flags & _RENAME_EXCHANGE:
             self._moved(old, old_ref, name)

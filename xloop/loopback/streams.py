@@ -38,23 +38,24 @@ class DirStream:
         """Yield the entries after the cookie *offset*; 0 starts over and sees what is there now."""
         while True:
             with self._lock:
-                entry = self._next(offset)
-            if entry is None:
+                chunk, at = self._chunk(offset)
+            if not chunk:
                 return
-            offset = entry.offset
-            yield entry
+            for entry in chunk[at:] if at else chunk:
+                at += 1
+                # Where the next call is likely to go on; _position() checks it.
+                self._at = at
+                yield entry
+            offset = chunk[-1].offset
 
-    def _next(self, offset: int) -> DirEntry | None:
+    def _chunk(self, offset: int) -> tuple[list[DirEntry], int]:
+        """Return what is buffered, and where in it that begins which follows *offset*."""
         if not self._position(offset):
             host.seek_dir(self.fd, offset)
             self._fill(offset)
         elif self._at == len(self._entries):
             self._fill(offset)
-        if not self._entries:
-            return None
-        entry = self._entries[self._at]
-        self._at += 1
-        return entry
+        return self._entries, self._at
 
     def _fill(self, offset: int) -> None:
         self._entries = host.read_dir(self.fd, bytearray(_BUFFER))

@@ -15,10 +15,13 @@ Nobody watches while nothing is asked.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
 
 __all__ = ["Crew", "Member"]
+
+_log = logging.getLogger("xloop.devfuse")
 
 #: Seconds between two looks: a request that waits holds up the others for one or two of them.
 _LOOK = 0.002
@@ -137,7 +140,16 @@ class Crew:
             return
         member = Member()
         self._members.add(member)
-        threading.Thread(target=self._serve, args=(member,), name="xloop", daemon=True).start()
+        try:
+            threading.Thread(target=self._serve, args=(member,), name="xloop", daemon=True).start()
+        except RuntimeError as exc:  # no more threads (RLIMIT_NPROC, a control group)
+            self._members.discard(member)
+            self.on_duty -= 1
+            if not self._members:
+                raise
+            _log.warning("%s: %d threads go on", exc, len(self._members))
+            self._most = len(self._members)
+            self.wanted = min(self.wanted, self._most)
 
     def _look(self) -> None:
         stuck = 0
@@ -161,7 +173,9 @@ class Crew:
                 self._calm = 0
                 self.wanted = needed
         self._quiet = 0 if progress or stuck else self._quiet + 1
-        self.asleep = self._quiet >= _QUIET
+        if self._quiet >= _QUIET:
+            self.asleep = True
+            self.wanted = 1
 
     # -- threads ------------------------------------------------------------------------
 

@@ -14,8 +14,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from collections.abc import Callable, Iterable
-from typing import Protocol, TypeVar
+from collections.abc import Callable
+from typing import Protocol
 
 from xloop.errors import errno_of
 from xloop.ops import Operations
@@ -23,7 +23,6 @@ from xloop.options import MountOptions
 from xloop.types import (
     NOW,
     Caller,
-    DirEntry,
     Entry,
     HandleId,
     Ino,
@@ -35,12 +34,11 @@ from xloop.types import (
 from . import abi
 from .abi import Init, Opcode
 from .negotiate import Terms
+from .pagecache import PageCache
 from .passthrough import Passthrough
 from .replies import Replies, split_timeout
 
 __all__ = ["Handler", "Handlers"]
-
-T = TypeVar("T")
 
 #: (descriptor that the request came in by, unique, nodeid, caller, body of the request)
 Handler = Callable[[int, int, Ino, Caller, memoryview], None]
@@ -48,6 +46,13 @@ Handler = Callable[[int, int, Ino, Caller, memoryview], None]
 _ENTRY_REPLY = abi.ENTRY_REPLY
 _OPEN_REPLY = abi.OPEN_REPLY
 _CREATE_REPLY = abi.CREATE_REPLY
+_pack_entry = abi.ENTRY_OUT.pack
+_ENTRY_SIZE = abi.ENTRY_OUT.size
+_NO_ENTRY = bytes(_ENTRY_SIZE)
+_pack_dirent = abi.DIRENT.pack
+_DIRENT_SIZE = abi.DIRENT.size
+#: What follows a name of a length, taken modulo 8.
+_PADDING = [bytes(-length & 7) for length in range(8)]
 
 
 class Wait(Protocol):
@@ -71,6 +76,7 @@ class Handlers(Replies):
         super().__init__(operations, options, passthrough, connection)
         self.terms = terms
         self._wait = wait
+        self._pages = PageCache()
         self._negative = options.negative_timeout > 0
         self._negative_timeout = split_timeout(options.negative_timeout)
 
@@ -100,9 +106,13 @@ class Handlers(Replies):
             self._entry(fd, unique, entry)
 
     def forget(self, fd: int, unique: int, nodeid: Ino, caller: Caller, body: memoryview) -> None:
-        if self.passthrough is not None:
-            self.passthrough.forgotten(nodeid)
+        self._forgotten(nodeid)
         self.ops.forget(nodeid, abi.FORGET_IN.unpack_from(body)[0])
+
+    def _forgotten(self, ino: Ino) -> None:
+        self._pages.forgotten(ino)
+        if self.passthrough is not None:
+            self.passthrough.forgotten(ino)
 
     def batch_forget(
         self, fd: int, unique: int, nodeid: Ino, caller: Caller, body: memoryview
@@ -111,9 +121,8 @@ class Handlers(Replies):
         start = abi.BATCH_FORGET_IN.size
         pairs = abi.FORGET_ONE.iter_unpack(body[start : start + count * abi.FORGET_ONE.size])
         forgets = [(Ino(ino), nlookup) for ino, nlookup in pairs]
-        if self.passthrough is not None:
-            for ino, _ in forgets:
-                self.passthrough.forgotten(ino)
+        for ino, _ in forgets:
+            self._forgotten(ino)
         self.ops.batch_forget(forgets)
 
     def getattr(self, fd: int, unique: int, nodeid: Ino, caller: Caller, body: memoryview) -> None:
@@ -263,10 +272,10 @@ class Handlers(Replies):
                 if ino in self._written:
                     self._notify_attributes(ino)
                 return answer | abi.FOPEN_PASSTHROUGH, backing_id
-        if opened.keep_cache:
-            answer |= abi.FOPEN_KEEP_CACHE
         if opened.direct_io:
             answer |= abi.FOPEN_DIRECT_IO
+        elif opened.keep_cache or self._pages.keeps(ino, opened.fd, flags):
+            answer |= abi.FOPEN_KEEP_CACHE
         return answer, 0
 
     def _close(self, ino: Ino, handle: HandleId) -> None:
@@ -422,40 +431,51 @@ class Handlers(Replies):
 
     def readdir(self, fd: int, unique: int, nodeid: Ino, caller: Caller, body: memoryview) -> None:
         fh, offset, size, _flags, _owner, _file_flags = abi.READ_IN.unpack_from(body)
-        entries = self.ops.readdir(caller, nodeid, HandleId(fh), offset)
         parts: list[bytes] = []
         room = size
-        for entry in _until_error(entries, parts):
-            record = _dirent(entry)
-            room -= len(record)
-            if room < 0:
-                break
-            parts.append(record)
+        try:
+            for name, ino, kind, next_ in self.ops.readdir(caller, nodeid, HandleId(fh), offset):
+                length = len(name)
+                room -= _DIRENT_SIZE + length + (-length & 7)
+                if room < 0:
+                    break
+                parts += _pack_dirent(ino, next_, length, kind), name, _PADDING[length & 7]
+        except Exception as exc:
+            if not parts:
+                raise
+            errno_of(exc)  # logs what is a bug; the next call meets it again
         self._send_data(fd, unique, b"".join(parts))
 
     def readdirplus(
         self, fd: int, unique: int, nodeid: Ino, caller: Caller, body: memoryview
     ) -> None:
         fh, offset, size, _flags, _owner, _file_flags = abi.READ_IN.unpack_from(body)
-        entries = self.ops.readdirplus(caller, nodeid, HandleId(fh), offset)
         parts: list[bytes] = []
+        append = parts.append
         taken: list[tuple[Ino, int]] = []
         room = size
-        for entry, found in _until_error(entries, parts):
-            record = _dirent(entry)
-            room -= len(record) + abi.ENTRY_OUT.size
-            if room < 0:
-                if found is not None:
-                    self.ops.forget(found.ino, 1)
-                break
-            if found is None:
-                parts.append(bytes(abi.ENTRY_OUT.size))
-            else:
-                taken.append((found.ino, 1))
-                parts.append(
-                    abi.ENTRY_OUT.pack(found.ino, 0, *self._timeouts(found), *found.attr[:15], 0)
-                )
-            parts.append(record)
+        try:
+            for (name, ino, kind, next_), found in self.ops.readdirplus(
+                caller, nodeid, HandleId(fh), offset
+            ):
+                length = len(name)
+                room -= _ENTRY_SIZE + _DIRENT_SIZE + length + (-length & 7)
+                if room < 0:
+                    if found is not None:
+                        self.ops.forget(found.ino, 1)
+                    break
+                if found is None:
+                    append(_NO_ENTRY)
+                else:
+                    taken.append((found.ino, 1))
+                    append(_pack_entry(found.ino, 0, *self._timeouts(found), *found.attr[:15], 0))
+                append(_pack_dirent(ino, next_, length, kind))
+                append(name)
+                append(_PADDING[length & 7])
+        except Exception as exc:
+            if not parts:
+                raise
+            errno_of(exc)  # logs what is a bug; the next call meets it again
         if not self._send_data(fd, unique, b"".join(parts)):
             self.ops.batch_forget(taken)
 
@@ -577,19 +597,3 @@ class Handlers(Replies):
 def _strings(body: memoryview, count: int) -> list[bytes]:
     """Return the first *count* strings of *body*, each of which ends with a NUL."""
     return bytes(body).split(b"\0", count)[:count]
-
-
-def _dirent(entry: DirEntry) -> bytes:
-    name = entry.name
-    length = len(name)
-    return abi.DIRENT.pack(entry.ino, entry.offset, length, entry.type) + name + bytes(-length & 7)
-
-
-def _until_error(entries: Iterable[T], taken: list[bytes]) -> Iterable[T]:
-    """Yield *entries*; an error after the first is left for the next call to meet again."""
-    try:
-        yield from entries
-    except Exception as exc:
-        if not taken:
-            raise
-        errno_of(exc)  # logs what is a bug

@@ -36,6 +36,9 @@ def listen() -> None:
     """Give WAKE its handler.  To be called in the main thread, before anything is mounted."""
     try:
         signal.signal(WAKE, _nothing)
+        if signal.getsignal(signal.SIGIO) is signal.SIG_DFL:
+            # Sent to who holds a lease that somebody wants broken (:mod:`.pagecache`), and deadly.
+            signal.signal(signal.SIGIO, signal.SIG_IGN)
     except ValueError:
         raise MountError(
             "a file system must be mounted from the main thread of its server",

@@ -3,8 +3,8 @@
 
 Owns the backend "libfuse", which takes libfuse 3 where it is installed and 2 where not, and
 "libfuse3" and "libfuse2", which take only that.  What is where: the library and its functions in
-library, layouts in abi and request, the table of callbacks in callbacks, what is agreed with the kernel in
-negotiate, mounting and its errors in mounting, threads in session.
+library, layouts in abi and request, the callbacks in callbacks and versions, what is open in handles, what is
+agreed with the kernel in negotiate, mounting and its errors in mounting, threads in session.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from operator import itemgetter
 from typing import Any, Final, TypeVar
 
 from xloop.errors import errno_of
-from xloop.types import NOW, Attr, TimeOrNow
+from xloop.types import NOW, Attr, SetAttr, TimeOrNow
 
 T = TypeVar("T")
 
@@ -25,8 +25,8 @@ __all__ = [
     "FuseArgs",
     "attr_writer",
     "callback_type",
+    "changes",
     "fill",
-    "times",
     "until_error",
 ]
 
@@ -35,17 +35,28 @@ HEADER: Final = struct.Struct("=IIQQIIII")
 
 # Opcodes that are handled differently according to which of them they come from.
 FORGET, GETATTR, SETATTR, UNLINK, RENAME = 2, 3, 4, 10, 12
+GETLK = 31
 RELEASE, FLUSH, RELEASEDIR, INTERRUPT, DESTROY, BATCH_FORGET, RENAME2 = 18, 25, 29, 36, 38, 42, 45
 
 #: GETATTR, SETATTR, READLINK, OPEN, four for xattrs, OPENDIR, ACCESS: requests about a node that
 #: the kernel has found before.
 OF_A_NODE = frozenset({3, 4, 5, 14, 21, 22, 23, 24, 27, 34})
 
+# valid, fh, size, lock_owner, atime, mtime, ctime, their nanoseconds, mode, uid, gid
+SETATTR_IN: Final = struct.Struct("=IxxxxQQQqqqIIIIxxxxIIxxxx")
+FATTR_MODE, FATTR_UID, FATTR_GID, FATTR_SIZE, FATTR_ATIME, FATTR_MTIME = 1, 2, 4, 8, 16, 32
+FATTR_ATIME_NOW, FATTR_MTIME_NOW, FATTR_KILL_SUIDGID = 1 << 7, 1 << 8, 1 << 11
+
 RENAME_IN: Final = struct.Struct("=Q")  # newdir; then the two names
 RENAME2_IN: Final = struct.Struct("=QII")  # newdir, flags; then the two names
 LINK_IN: Final = struct.Struct("=Q")  # oldnodeid; then the name
 READ_IN: Final = struct.Struct("=QQI")  # fh, offset, size, ...
 IOCTL_IN: Final = struct.Struct("=QIIQII")  # fh, flags, cmd, arg, in_size, out_size
+
+LK_IN: Final = struct.Struct("=QQQQII")  # fh, owner, start, end, type, pid; then flags
+#: fuse_out_header: length, error, unique; and the lock
+LK_REPLY: Final = struct.Struct("=IiQQQII")
+ERROR_REPLY: Final = struct.Struct("=IiQ")
 
 BATCH_FORGET_IN: Final = struct.Struct("=II")  # count, 0; then so many of
 FORGET_ONE: Final = struct.Struct("=QQ")  # nodeid, nlookup
@@ -155,21 +166,24 @@ def attr_writer(c_stat: type[ctypes.Structure]) -> Callable[[int, Attr], None]:
     return write
 
 
-def times(address: int | None, pair: type[ctypes.Structure]) -> list[TimeOrNow | None]:
-    """Return the two times at *address* (struct timespec[2]); without one it is now, twice."""
-    if not address:
-        return [NOW, NOW]
-    both: Any = pair.from_address(address)
-    found: list[TimeOrNow | None] = []
-    for spec in (both.actime, both.modtime):
-        # UTIME_NOW and UTIME_OMIT on Linux and the BSDs, and on macOS and FreeBSD.
-        if spec.tv_nsec in ((1 << 30) - 1, -1):
-            found.append(NOW)
-        elif spec.tv_nsec in ((1 << 30) - 2, -2):
-            found.append(None)
-        else:
-            found.append(spec.tv_sec * 1_000_000_000 + spec.tv_nsec)
-    return found
+def changes(body: bytes) -> SetAttr:
+    """Return what a SETATTR request asks for."""
+    valid, _, size, _, atime, mtime, _, a_nsec, m_nsec, _, mode, uid, gid = SETATTR_IN.unpack(body)
+
+    def time(now: int, given: int, seconds: int, nanoseconds: int) -> TimeOrNow | None:
+        if valid & now:
+            return NOW
+        return seconds * 1_000_000_000 + nanoseconds if valid & given else None
+
+    return SetAttr(
+        mode=mode & 0o7777 if valid & FATTR_MODE else None,
+        uid=uid if valid & FATTR_UID else None,
+        gid=gid if valid & FATTR_GID else None,
+        size=size if valid & FATTR_SIZE else None,
+        atime=time(FATTR_ATIME_NOW, FATTR_ATIME, atime, a_nsec),
+        mtime=time(FATTR_MTIME_NOW, FATTR_MTIME, mtime, m_nsec),
+        kill_suidgid=bool(valid & FATTR_KILL_SUIDGID),
+    )
 
 
 def fill(value: bytes, buffer: int | None, size: int) -> int:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """The callbacks that libfuse carries requests out with: its table of operations, over a PathView.
 
-Owns the translation between the library's arguments and operations, for libfuse 2 and 3.  Does not own
-paths (:mod:`xloop.pathview`) nor the threads that the callbacks run in (:mod:`.session`), which tell
+Owns the translation between the library's arguments and operations.  Does not own what libfuse 2 and 3
+call differently (:mod:`.versions`), paths (:mod:`xloop.pathview`) nor the threads that the callbacks run in (:mod:`.session`), which tell
 through :class:`Request` what the library does not pass on.
 
 **Removed while open.**  libfuse knows files by path.  When an open one is removed it would rename it to
@@ -18,29 +18,29 @@ import errno
 import fcntl as _fcntl
 import os
 import stat
-import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 from xloop.errors import errno_of
 from xloop.host import host
 from xloop.pathview import PathView
-from xloop.types import Attr, Caller, HandleId, LockRange, Opened, SetAttr
+from xloop.types import Attr, Caller, HandleId, LockRange, Opened
 
 from . import abi
+from .handles import OpenHandles
 from .library import library_of
 from .negotiate import Terms
 from .request import Request
 
-__all__ = ["Callbacks2", "Callbacks3"]
+__all__ = ["Callbacks"]
 
 fcntl: Any = _fcntl  # not every system has all of it
 
 _END = 2**63 - 1
 _ALL = ctypes.c_char * (1 << 30)  # never made, only looked through
-_NO_ID = 0xFFFFFFFF
-_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
+#: What a path is answered with that leads nowhere any more, or not for this caller.
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE, errno.EACCES)
 _MAX_GROUPS = 65536  # NGROUPS_MAX
 
 
@@ -72,15 +72,16 @@ class Callbacks:
         self._may_be_others = kernel_checks and host.may_act_as_others()
         #: The type of the object behind each of the library's nodes, as far as they were asked for.
         self._types: dict[int, int] = {}
-        #: The handles that were opened for each of the library's nodes.
-        self._opens: dict[int, list[HandleId]] = {}
-        self._lock = threading.Lock()
+        self._opens = OpenHandles()
+        #: The files that are open without a name in the library's eyes, by their hidden names.
+        self._hidden: dict[bytes, tuple[int, int]] = {}
         self._write_attr = abi.attr_writer(binding.c_stat)
         self._file = binding.fuse_file_info.from_address
         self._has_noflush = hasattr(binding.fuse_file_info, "noflush")
         self._has_cache_readdir = hasattr(binding.fuse_file_info, "cache_readdir")
         self._context = library_of(binding).fuse_get_context
         self._getgroups = library_of(binding).fuse_getgroups
+        self._interrupted = library_of(binding).fuse_interrupted
         self._keep: list[Any] = []
 
     def table(self) -> Any:
@@ -116,11 +117,17 @@ class Callbacks:
 
     def _getattr(self, path: bytes | None, address: int, handle: HandleId | None) -> int:
         view = self._view
+        if self._request.opcode == abi.SETATTR:
+            # Of one that changes nothing (chown(2) with neither owner nor group) the library asks
+            # for the answer only; it moves the time of change all the same.
+            self._setattr(path, handle)
         try:
             attr = view.getattr(self._request.caller, path, handle)
         except OSError as exc:
-            opened = self._first_open() if self._request.opcode in abi.OF_A_NODE else None
-            if exc.errno not in _GONE or opened is None:
+            if exc.errno not in _GONE or self._request.opcode not in abi.OF_A_NODE:
+                raise
+            opened = self._opens.first(self._request.node, path)
+            if opened is None:
                 raise
             attr = view.getattr(self._request.caller, None, opened)
         if (
@@ -133,11 +140,17 @@ class Callbacks:
             attr = attr._replace(nlink=attr.nlink + 1)
         if self._request.opcode == abi.GETATTR:
             self._check_type(attr)
-        if attr.nlink > 1 and not stat.S_ISDIR(attr.mode) and not self._request.distrusts:
+        if self._has_other_names(attr) and not self._request.distrusts:
             self._request.distrusts = True
             self._terms.distrust()
         self._write_attr(address, attr)
         return 0
+
+    def _has_other_names(self, attr: Attr) -> bool:
+        """Tell whether the kernel may change the file by way of another node than the one it asks for."""
+        if attr.nlink > 1:
+            return not stat.S_ISDIR(attr.mode)
+        return bool(self._hidden) and (attr.ino, attr.dev) in self._hidden.values()
 
     def _check_type(self, attr: Attr) -> None:
         """ESTALE if the node has become something else, behind the mount.
@@ -162,10 +175,20 @@ class Callbacks:
                 start = abi.BATCH_FORGET_IN.size + at * abi.FORGET_ONE.size
                 types.pop(abi.FORGET_ONE.unpack_from(body, start)[0], None)
 
-    def _setattr(self, path: bytes | None, changes: SetAttr, handle: HandleId | None) -> int:
-        if handle is None and path is not None and self._request.node in self._opens:
+    def _setattr(self, path: bytes | None, handle: HandleId | None) -> int:
+        """Carry out all of a SETATTR at the first of the calls that the library makes of it.
+
+        It asks for one attribute after the other: when the second is refused (a chown(2), for which
+        the kernel takes S_ISGID away too) the first would have been changed.
+        """
+        request = self._request
+        if request.changed:
+            return 0
+        request.changed = True
+        changes = abi.changes(ctypes.string_at(request.body, abi.SETATTR_IN.size))
+        if handle is None and path is not None:
             handle = self._open_handle(path)
-        self._view.setattr(self._request.caller, path, changes, handle)
+        self._view.setattr(request.caller, path, changes, handle)
         return 0
 
     def _open_handle(self, path: bytes) -> HandleId | None:
@@ -175,7 +198,7 @@ class Callbacks:
         file behind the mount, only the handle leads to the one that is meant: or to the wrong one,
         if it was not by descriptor that it was meant.  ESTALE is better than either.
         """
-        handle = self._first_open()
+        handle = self._opens.first(self._request.node, path)
         caller, view = self._request.caller, self._view
         if handle is None:
             return None
@@ -195,28 +218,20 @@ class Callbacks:
             raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
         return None  # the path will do, and cannot be released
 
-    def _first_open(self) -> HandleId | None:
-        """Return a handle that was opened for the request's node, if one is open."""
-        with self._lock:
-            handles = self._opens.get(self._request.node)
-            return handles[0] if handles else None
-
     def _handle(self, info: int | None) -> HandleId | None:
         return HandleId(self._file(info).fh) if info else None
 
     def chmod(self, path: bytes | None, mode: int, info: int | None = None) -> int:
-        return self._setattr(path, SetAttr(mode=mode & 0o7777), self._handle(info))
+        return self._setattr(path, self._handle(info))
 
     def chown(self, path: bytes | None, uid: int, gid: int, info: int | None = None) -> int:
-        changes = SetAttr(uid=None if uid == _NO_ID else uid, gid=None if gid == _NO_ID else gid)
-        return self._setattr(path, changes, self._handle(info))
+        return self._setattr(path, self._handle(info))
 
     def truncate(self, path: bytes | None, size: int, info: int | None = None) -> int:
-        return self._setattr(path, SetAttr(size=size), self._handle(info))
+        return self._setattr(path, self._handle(info))
 
     def utimens(self, path: bytes | None, pair: int | None, info: int | None = None) -> int:
-        atime, mtime = abi.times(pair, self._binding.c_utimbuf)
-        return self._setattr(path, SetAttr(atime=atime, mtime=mtime), self._handle(info))
+        return self._setattr(path, self._handle(info))
 
     def access(self, path: bytes, mask: int) -> int:
         self._view.access(self._request.caller, path, mask)
@@ -280,6 +295,7 @@ class Callbacks:
             self._view.unlink(self._request.caller, path)
         else:
             # The last handle of a hidden file is gone.
+            self._hidden.pop(_last(path), None)
             self._view.drop(_last(path))
         return 0
 
@@ -287,15 +303,20 @@ class Callbacks:
         view, caller = self._view, self._request.caller
         if not self._hides(newpath):
             view.rename(caller, path, newpath, flags)
+            self._opens.moved(path, newpath, flags)
             return 0
         hidden = _last(newpath)
         view.keep(caller, path, hidden)
-        if self._request.opcode == abi.UNLINK:
-            try:
+        try:
+            attr = view.getattr(caller, newpath)
+            self._hidden[hidden] = attr.ino, attr.dev
+            if self._request.opcode == abi.UNLINK:
                 view.unlink(caller, path)
-            except BaseException:
-                view.drop(hidden)
-                raise
+        except BaseException:
+            self._hidden.pop(hidden, None)
+            view.drop(hidden)
+            raise
+        self._opens.moved(path, newpath, 0)
         # Otherwise something is going to be renamed onto it, which replaces it in one step.
         return 0
 
@@ -325,13 +346,13 @@ class Callbacks:
     def open(self, path: bytes, address: int) -> int:
         info = self._file(address)
         opened = self._view.open(self._request.caller, path, info.flags)
-        other = self._first_open()
+        node = self._request.node
+        other = self._opens.first(node, path)
         if other is not None and not self._same(other, opened.handle):
             # The name was given to another file behind the mount while the first was open.  To the
             # kernel they are one: they must not share its cache.
             opened = opened._replace(direct_io=True, keep_cache=False)
-        with self._lock:
-            self._opens.setdefault(self._request.node, []).append(opened.handle)
+        self._opens.opened(node, opened.handle)
         return self._opened(opened, info)
 
     def _same(self, one: HandleId, two: HandleId) -> bool:
@@ -347,6 +368,7 @@ class Callbacks:
     def create(self, path: bytes, mode: int, address: int) -> int:
         info = self._file(address)
         opened = self._view.create(self._maker(), path, info.flags, mode, self._umask())
+        self._opens.made(opened.handle, path)
         return self._opened(opened, info)
 
     def read(self, path: bytes | None, buffer: int, size: int, offset: int, info: int) -> int:
@@ -371,12 +393,7 @@ class Callbacks:
 
     def release(self, path: bytes | None, info: int) -> int:
         handle = HandleId(self._file(info).fh)
-        with self._lock:
-            handles = self._opens.get(self._request.node, [])
-            if handle in handles:
-                handles.remove(handle)
-                if not handles:
-                    del self._opens[self._request.node]
+        self._opens.released(self._request.node, handle)
         self._view.release(handle)
         return 0
 
@@ -409,6 +426,8 @@ class Callbacks:
         answer = self._view.ioctl(self._request.caller, handle, command, given, out_size)
         if data and out_size:
             ctypes.memmove(data, answer, min(len(answer), out_size))
+        if in_size:  # it may have changed something (FS_IOC_SETFLAGS), and the kernel does not know
+            self._invalidate(self._request.node)
         return 0
 
     # -- directories --------------------------------------------------------------------
@@ -466,7 +485,7 @@ class Callbacks:
             room -= abi.DIRENTPLUS_NAME + len(entry.name) + 7 & ~7
             if room < 0:
                 break
-            if attr is not None and attr.nlink > 1 and not stat.S_ISDIR(attr.mode):
+            if attr is not None and self._has_other_names(attr):
                 attr = None  # noqa: PLW2901  # as if it were not known: Terms.distrust()
             given = 0 if attr is None else abi.FILL_DIR_PLUS
             self._write_attr(address, attr or Attr.make(entry.type << 12, ino=entry.ino))
@@ -510,18 +529,33 @@ class Callbacks:
         end = asked.l_start + asked.l_len - 1 if asked.l_len else _END
         lock = LockRange(asked.l_type, asked.l_start, end, asked.l_pid)
         view, caller, handle = self._view, self._request.caller, HandleId(info.fh)
-        if command == fcntl.F_GETLK:
-            found = view.getlk(caller, handle, info.lock_owner, lock)
-            asked.l_type, asked.l_whence, asked.l_start = found.type, os.SEEK_SET, found.start
-            asked.l_len = 0 if found.end >= _END else found.end - found.start + 1
-            asked.l_pid = found.pid
-            return 0
 
         def take(wait: bool) -> None:
             view.setlk(caller, handle, info.lock_owner, lock, wait=wait)
 
         self._take(take, wait=command == fcntl.F_SETLKW)
         return 0
+
+    def reply_to_getlk(self, device: int, unique: int) -> None:
+        """Reply on *device* to the thread's request, which is a GETLK, without the library.
+
+        It would look into a table of its own first, in which the locks of open files (OFD) stay when
+        those are closed: there is no request for that, and it does not think of it.
+        """
+        request = self._request
+        body = ctypes.string_at(request.body, abi.LK_IN.size)
+        handle, owner, start, end, kind, pid = abi.LK_IN.unpack(body)
+        try:
+            if request.refused:
+                raise OSError(request.refused, os.strerror(request.refused))
+            asked = LockRange(kind, start, end, pid)
+            found = self._view.getlk(request.caller, HandleId(handle), owner, asked)
+            lock = found.start, found.end, found.type, found.pid
+            reply = abi.LK_REPLY.pack(abi.LK_REPLY.size, 0, unique, *lock)
+        except BaseException as exc:  # noqa: BLE001  # errno_of logs what is a bug
+            reply = abi.ERROR_REPLY.pack(abi.ERROR_REPLY.size, -errno_of(exc), unique)
+        with suppress(OSError):  # nobody waits for it any more
+            os.write(device, reply)
 
     def flock(self, path: bytes | None, info: int, operation: int) -> int:
         view, caller = self._view, self._request.caller
@@ -541,58 +575,10 @@ class Callbacks:
             if not wait or exc.errno not in (errno.EAGAIN, errno.EACCES):
                 raise
             with self._waiting():
+                # Who was interrupted before the library began with this gets no signal from it.
+                if self._interrupted():
+                    raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR)) from None
                 take(True)
-
-
-class Callbacks3(Callbacks):
-    """As libfuse 3 calls them: with the handle wherever the kernel sent one."""
-
-    def getattr(self, path: bytes | None, address: int, info: int | None) -> int:
-        return self._getattr(path, address, self._handle(info))
-
-    def lseek(self, path: bytes | None, offset: int, whence: int, info: int) -> int:
-        handle = HandleId(self._file(info).fh)
-        return self._view.lseek(self._request.caller, handle, offset, whence)
-
-    def copy_file_range(
-        self,
-        path_in: bytes | None,
-        info_in: int,
-        offset_in: int,
-        path_out: bytes | None,
-        info_out: int,
-        offset_out: int,
-        length: int,
-        flags: int,
-    ) -> int:
-        return self._view.copy_file_range(
-            self._request.caller,
-            HandleId(self._file(info_in).fh),
-            offset_in,
-            HandleId(self._file(info_out).fh),
-            offset_out,
-            length,
-            flags,
-        )
-
-
-class Callbacks2(Callbacks):
-    """As libfuse 2 calls them: two of them have a second form that takes a handle."""
-
-    def table(self) -> Any:
-        table = super().table()
-        # Paths are not wanted where there is a handle; and a time may be left as it is.
-        table.flag_nullpath_ok = table.flag_nopath = table.flag_utime_omit_ok = 1
-        return table
-
-    def getattr(self, path: bytes, address: int) -> int:
-        return self._getattr(path, address, None)
-
-    def fgetattr(self, path: bytes | None, address: int, info: int | None) -> int:
-        return self._getattr(path, address, self._handle(info))
-
-    def ftruncate(self, path: bytes | None, size: int, info: int | None) -> int:
-        return self._setattr(path, SetAttr(size=size), self._handle(info))
 
 
 def _last(path: bytes) -> bytes:

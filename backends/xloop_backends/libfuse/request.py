@@ -21,5 +21,7 @@ class Request(threading.local):
         self.node = 0  #: the library's number of what it is about
         #: An error to answer with at once.
         self.refused = 0
+        #: A SETATTR that was carried out already, as a whole.
+        self.changed = False
         #: It is about a file with several names: Terms.distrust().
         self.distrusts = False

@@ -10,7 +10,8 @@ something to do another is started.  A thread that waits for a lock does not cou
 many do: the request that gives the lock up must find one.
 
 **Signals.**  When a caller is interrupted the library sends WAKE to the thread that works for it, until
-that is done: a wait ends with EINTR, and everything else goes on.
+that is done: a wait ends with EINTR, and everything else goes on.  So do all waits at the end of the
+connection: whoever cut it off has taken away those who could give the lock up.
 
 **Recursion.**  A request that one of our own threads causes (the mountpoint lies in the source) is answered
 with ELOOP: it would need another thread, and that one a third.
@@ -38,10 +39,10 @@ from xloop.pathview import PathView
 from xloop.types import Caller
 
 from . import abi, mounting
-from .callbacks import Callbacks2, Callbacks3
 from .library import Library, Library2, Library3, library_of, load
 from .negotiate import Terms
 from .request import Request
+from .versions import Callbacks2, Callbacks3
 
 __all__ = ["LibfuseSession"]
 
@@ -118,6 +119,7 @@ class LibfuseSession:
         self._waiting = 0  #: threads that wait for a lock
         self._failure: BaseException | None = None
         self._over = False
+        self._cut = False  #: nobody is there any more who could be replied to
         try:
             signal.signal(_WAKE, _nothing)
         except ValueError:
@@ -200,6 +202,14 @@ class LibfuseSession:
             os.dup2(null, self._lib.descriptor, inheritable=False)
         threading.Thread(target=self._wake_all, name="abort", daemon=True).start()
 
+    def _end_waits(self) -> None:
+        """The connection is gone: nobody waits any more, though a thread here may still do so."""
+        with self._lock:
+            first, self._cut = not self._cut, True
+            if not first or not self._waiting:
+                return
+        threading.Thread(target=self._wake_all, name="end", daemon=True).start()
+
     def _wake_all(self) -> None:
         # A signal that comes just before its thread enters a system call is lost: so again.
         with self._finished:
@@ -271,6 +281,7 @@ class LibfuseSession:
                     continue
                 with lock:
                     self._idle -= 1
+                self._end_waits()
                 if size == 0 or self._lib.exited():
                     return  # unmounted
                 raise OSError(-size, os.strerror(-size))
@@ -280,7 +291,7 @@ class LibfuseSession:
             if more:
                 self._start_thread()
             memory = buffer.mem
-            _length, opcode, _unique, request.node, uid, gid, pid, _ext = unpack(
+            _length, opcode, unique, request.node, uid, gid, pid, _ext = unpack(
                 string_at(memory, _HEADER)
             )
             request.opcode = opcode
@@ -288,9 +299,13 @@ class LibfuseSession:
             request.body = memory + _HEADER
             request.size = size - _HEADER
             request.refused = errno.ELOOP if pid in tids and opcode not in _FROM_SELF else 0
+            request.changed = False
             if opcode in _FORGETS:
                 self._callbacks.forgotten(opcode)
-            process(buffer)
+            if opcode == abi.GETLK:
+                self._callbacks.reply_to_getlk(self._lib.descriptor, unique)
+            else:
+                process(buffer)
             if request.distrusts:
                 request.distrusts = False
                 self._terms.trust()
@@ -303,6 +318,8 @@ class LibfuseSession:
     def _wait(self) -> Iterator[None]:
         """This thread waits for another process, and so is none of those that serve."""
         with self._lock:
+            if self._cut:
+                raise InterruptedError(errno.EINTR, os.strerror(errno.EINTR))
             self._waiting += 1
             more = not self._idle
         if more:

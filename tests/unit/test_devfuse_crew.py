@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: MIT
+"""The threads that serve: who is called when one gets stuck, and who rests."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from xloop_backends.devfuse.crew import Crew, Member
+
+
+class Station:
+    """Requests are functions, handed out by a queue: None ends it."""
+
+    def __init__(self, most: int = 8) -> None:
+        self.queue: queue.SimpleQueue[Callable[[], Any] | None] = queue.SimpleQueue()
+        self.crew = Crew(self._work, most)
+        self.thread = threading.Thread(target=self.crew.run)
+        self.thread.start()
+        self.served_by: list[int] = []
+
+    def _work(self, member: Member) -> None:
+        crew = self.crew
+        while True:
+            request = self.queue.get()
+            if request is None:
+                self.queue.put(None)
+                crew.end()
+                return
+            member.requests += 1
+            member.busy = True
+            if crew.asleep:
+                crew.rouse()
+            self.served_by.append(threading.get_ident())
+            request()
+            member.busy = False
+            if crew.on_duty > crew.wanted and not crew.rest(member):
+                return
+
+    def ask(self, request: Callable[[], Any]) -> threading.Event:
+        done = threading.Event()
+
+        def serve() -> None:
+            request()
+            done.set()
+
+        self.queue.put(serve)
+        return done
+
+    def end(self) -> None:
+        self.queue.put(None)
+        self.thread.join(30)
+        assert not self.thread.is_alive()
+
+
+@pytest.fixture
+def station() -> Iterator[Callable[..., Station]]:
+    made: list[Station] = []
+
+    def make(most: int = 8) -> Station:
+        made.append(Station(most))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.end()
+
+
+def nothing() -> None:
+    """A request that asks for nothing."""
+
+
+def eventually(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_one_serves_as_long_as_none_gets_stuck(station: Callable[..., Station]) -> None:
+    one = station()
+    for _ in range(500):
+        assert one.ask(nothing).wait(30)
+    assert len(one.crew) <= 2  # a slow machine may make one look stuck
+    assert len(set(one.served_by)) == len(one.crew)
+
+
+def test_others_take_over_from_those_who_are_stuck(station: Callable[..., Station]) -> None:
+    one = station()
+    gates = [threading.Event() for _ in range(5)]
+    stuck = [one.ask(gate.wait) for gate in gates]
+    assert one.ask(nothing).wait(30)
+    assert not any(done.is_set() for done in stuck)
+    for gate in gates:
+        gate.set()
+    assert all(done.wait(30) for done in stuck)
+    # And in the end one is enough again.
+    eventually(lambda: one.crew.wanted == 1)
+    for _ in range(20):
+        assert one.ask(nothing).wait(30)
+    eventually(lambda: one.ask(nothing).wait(30) and one.crew.on_duty == 1)
+
+
+def test_there_are_never_more_than_allowed(station: Callable[..., Station]) -> None:
+    one = station(2)
+    gates = [threading.Event() for _ in range(4)]
+    stuck = [one.ask(gate.wait) for gate in gates]
+    eventually(lambda: len(one.crew) == 2)
+    time.sleep(0.05)
+    assert len(one.crew) == 2
+    for gate in gates:
+        gate.set()
+    assert all(done.wait(30) for done in stuck)
+
+
+def test_nobody_watches_while_nothing_is_asked(station: Callable[..., Station]) -> None:
+    one = station()
+    assert one.ask(nothing).wait(30)
+    eventually(lambda: one.crew.asleep)
+    gate = threading.Event()
+    stuck = one.ask(gate.wait)
+    assert one.ask(nothing).wait(30)
+    gate.set()
+    assert stuck.wait(30)
+
+
+def test_data_is_moved_by_several(station: Callable[..., Station]) -> None:
+    one = station()
+    assert one.ask(one.crew.moving_data).wait(30)
+    assert one.crew.on_duty == 3
+    eventually(lambda: one.crew.wanted == 1)
