@@ -30,15 +30,14 @@ $wheel = (Get-ChildItem "$work\dist\*.whl").FullName
 
 # --confcutdir: tests/conftest.py reads /proc, and is for Linux.
 function Invoke-Tests($path) {
-    & "$bin\python" -m pytest -p no:cacheprovider --color=no "--confcutdir=$path" $path
+    $directory = if (Test-Path -PathType Container $path) { $path } else { Split-Path $path }
+    & "$bin\python" -m pytest -p no:cacheprovider --color=no "--confcutdir=$directory" $path
 }
 
 & "$bin\xloop" doctor
-Invoke-Tests tests/unit/test_doctor.py
-Invoke-Tests tests/unit/test_options.py
-Invoke-Tests tests/unit/test_registry.py
-Invoke-Tests tests/unit/test_pathview.py
-Invoke-Tests tests/unit/test_op_table.py
+foreach ($part in 'doctor', 'options', 'registry', 'pathview', 'op_table') {
+    Invoke-Tests "tests/unit/test_$part.py"
+}
 $env:XLOOP_TEST_BACKEND = 'winfsp'
 $env:XLOOP_REQUIRE_MOUNT = '1'
 Invoke-Tests tests/portable

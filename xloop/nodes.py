@@ -246,7 +246,7 @@ class NodeTable:
         if fd is not None and fd.placed and (node.name != name or node.parent is not parent):
             self._cached.pop(node.ino, None)
             node.fd = None
-        if node.file is not None and parent.fd is not None:
+        if node.file is not None and node.file.placed and parent.fd is not None:
             node.file.moved(parent.fd, name)
         found = node.parent is None
         node.parent = parent

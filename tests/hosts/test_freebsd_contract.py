@@ -84,3 +84,22 @@ def test_flags_of_open_are_freebsd_s() -> None:
 
 def test_names_of_attributes_come_with_their_lengths() -> None:
     assert freebsd.split_names(b"\x01a\x03bcd\x00") == [b"a", b"bcd", b""]
+
+
+def test_libfuse_is_not_asked_for_record_locks_that_cannot_be_had(
+    played: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from types import SimpleNamespace
+
+    from xloop.options import MountOptions
+    from xloop_backends.libfuse import negotiate
+
+    def terms() -> negotiate.Terms:
+        binding = SimpleNamespace(fuse_version_major=2)
+        return negotiate.Terms(binding, MountOptions(), 0, kernel_checks=False)
+
+    assert negotiate.Capability.POSIX_LOCKS in terms().asked
+    monkeypatch.setattr(negotiate, "host", played[0])
+    assert negotiate.Capability.POSIX_LOCKS in terms().refused
+    assert negotiate.Capability.POSIX_LOCKS not in terms().asked
+    assert negotiate.Capability.FLOCK_LOCKS in terms().asked

@@ -50,8 +50,8 @@ ctypes.CDLL = Library
 import xloop, xloop_backends
 for name in xloop.__all__:
     getattr(xloop, name)
-skipped = ("xloop.host.linux", "xloop.host.windows", "xloop.host.win", "xloop.testing", "xloop_backends.devfuse",
-           "xloop_backends.winfsp", "xloop_backends.libfuse.session", "xloop.__main__")
+skipped = ("xloop.host.linux", "xloop.host.windows", "xloop_backends.devfuse",
+           "xloop_backends.winfsp.session", "xloop.__main__")
 for package in (xloop, xloop_backends):
     for found in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
         if not found.name.startswith(skipped):

@@ -81,5 +81,10 @@ def test_a_script_is_one_that_its_shell_can_read(script: Path) -> None:
     ids=lambda s: s.name,
 )
 def test_the_tests_that_a_script_names_are_there(script: Path) -> None:
-    for path in re.findall(r"tests/[\w./]+", script.read_text(encoding="ascii")):
-        assert (ROOT / path.rstrip(".")).exists(), path
+    text = script.read_text(encoding="ascii")
+    for path in re.findall(r"tests/[\w./]+(?![\w.$]|/)", text):
+        if not path.endswith("test_"):  # and then the name of a part
+            assert (ROOT / path.rstrip(".")).exists(), path
+    for part in re.findall(r"(?:for part in|\$part in) ([\w ,']+)", text):
+        for name in re.findall(r"\w+", part):
+            assert (ROOT / f"tests/unit/test_{name}.py").exists(), name

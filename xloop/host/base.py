@@ -62,6 +62,9 @@ class Host(Protocol):
     F_WRLCK: int
     F_UNLCK: int
 
+    #: Whether a record lock can belong to an open file.  Else all clients would be one owner.
+    OWNS_LOCKS: bool
+
     #: Whether the number of an object is used again once it is gone.  Then the birth time must tell the
     #: objects apart, and nobody may be able to set it.
     REUSES_INO: bool

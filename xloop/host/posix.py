@@ -133,6 +133,7 @@ class PosixHost:
     SEEK_HOLE: int = getattr(os, "SEEK_HOLE", 3)
     F_WRLCK: int = fcntl.F_WRLCK
     F_UNLCK: int = fcntl.F_UNLCK
+    OWNS_LOCKS: bool = False
     REUSES_INO: bool = True
     CASE_SENSITIVE: bool = True
 
