@@ -27,6 +27,7 @@ from xloop.host.mounttable import MountEntry
 __all__ = [
     "Health",
     "absolute",
+    "by_system",
     "command",
     "containing",
     "health",
@@ -128,6 +129,13 @@ def command(*words: str, program: str = "xloop") -> str:
     from shlex import join  # here: only messages need it
 
     return join([program, *words])
+
+
+def by_system(path: str, *, lazy: bool = False) -> str:
+    """Return the system's own command that unmounts what a user has mounted at *path*."""
+    helpers = mounttable.helpers(path, lazy=lazy) or [["umount", *(["-f"] if lazy else []), path]]
+    program, *words = helpers[0]
+    return command(*(word for word in words if word != "--"), program=program)
 
 
 # In a process that can be left behind if it never returns; its status is the errno.  statvfs and
@@ -267,7 +275,7 @@ def _not_ours(entry: MountEntry) -> UnmountError:
             f"{where!r} is a mount of type {entry.fstype}, not fuse.xloop",
             f"if xloop mounted it with -o subtype={subtype}: "
             f"{command('umount', '--subtype', subtype, where)}\n"
-            f"else: {command('-u', where, program='fusermount3')}",
+            f"else: {by_system(where)}",
         )
     return UnmountError(
         f"{where!r} is not a mount of xloop: its type is {entry.fstype}",

@@ -125,3 +125,54 @@ def test_unmount_forces_only_when_told() -> None:
     assert call.seen == (b"/a", 0x80000)
     with pytest.raises(OSError, match="busy"):
         bsd_mounts.unmount("/a", force=False, library={"unmount": Unmount(errno.EBUSY)})
+
+
+@pytest.mark.parametrize(
+    ("platform", "plain", "by_force"),
+    [
+        ("linux", "fusermount3 -u '/a b'", "fusermount3 -u -z '/a b'"),
+        ("darwin", "/usr/sbin/diskutil unmount '/a b'", "/usr/sbin/diskutil unmount force '/a b'"),
+        ("freebsd14", "umount '/a b'", "umount -f '/a b'"),
+    ],
+)
+def test_people_are_told_their_system_s_command(
+    monkeypatch: pytest.MonkeyPatch, platform: str, plain: str, by_force: str
+) -> None:
+    from xloop import mounts
+
+    monkeypatch.setattr("sys.platform", platform)
+    assert mounts.by_system("/a b") == plain
+    assert mounts.by_system("/a b", lazy=True) == by_force
+
+
+@pytest.mark.parametrize("platform", ["darwin", "freebsd14"])
+def test_who_may_not_unmount_asks_the_system_s_helper(
+    monkeypatch: pytest.MonkeyPatch, platform: str
+) -> None:
+    import subprocess
+
+    from xloop import mounts
+    from xloop.errors import UnmountError
+
+    def denied(path: str, *, force: bool) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted", path)
+
+    asked: list[list[str]] = []
+
+    def run(command: list[str], **_: object) -> Any:
+        asked.append(command)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr("sys.platform", platform)
+    monkeypatch.setattr(bsd_mounts, "unmount", denied)
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    monkeypatch.setattr(subprocess, "run", run)
+    entry = mounttable.from_bsd([Mounted((1, 2), "macfuse_xloop", "/view", "/src")])[0]
+    monkeypatch.setattr(mounts, "read_table", lambda: [entry])
+    if platform == "darwin":
+        mounts.take_away("/view")
+        assert asked == [["/usr/sbin/diskutil", "unmount", "/view"]]
+    else:
+        with pytest.raises(UnmountError, match="may not be unmounted"):
+            mounts.take_away("/view")
+        assert not asked
