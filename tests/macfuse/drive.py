@@ -43,7 +43,11 @@ def main(backend: str, source: str, mountpoint: str, words: str) -> None:
     tables = [[], [MountEntry(1, 1, (1, 1), point, "fuse.xloop", source)]]
     mounts.read_table = lambda: tables.pop(0) if len(tables) > 1 else tables[0]  # type: ignore[assignment]
 
-    from xloop_backends.macfuse import FuseT, MacFuse
+    from xloop_backends.macfuse import FuseT, MacFuse, session
+
+    if "DRIVE_UNSEEN" in os.environ:  # the system never shows the mount
+        tables[1:] = [[]]
+        session._PATIENCE = 0.2
 
     made = {"macfuse": MacFuse, "fuse-t": FuseT}[backend]()
     announced = []
@@ -56,13 +60,13 @@ def main(backend: str, source: str, mountpoint: str, words: str) -> None:
     try:
         options = parse_options([words])
         made.check_options(options)
-        session = made.mount(Watched(source), mountpoint, options)
-        session.serve(ready)
+        mounted = made.mount(Watched(source), mountpoint, options)
+        mounted.serve(ready)
     except XloopError as exc:
         print(json.dumps({"error": type(exc).__name__, "why": exc.why, "fix": exc.fix}))
         return
     calls = [[part.hex() if isinstance(part, bytes) else part for part in c] for c in library.calls]
-    result = {"announced": announced, "status": session.status(), "calls": calls}
+    result = {"announced": announced, "status": mounted.status(), "calls": calls}
     print(json.dumps(result | {"callers": sorted(callers)}))
 
 

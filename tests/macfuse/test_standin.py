@@ -213,6 +213,14 @@ def test_a_mount_that_fails_says_what_the_library_said(serve: Serve) -> None:
     assert "System Settings" in served.said["fix"]
 
 
+def test_a_mount_that_the_system_never_shows_is_given_up(serve: Serve) -> None:
+    served = serve("macfuse", DRIVE_UNSEEN="1")
+    assert served.said["error"] == "MountError"
+    assert "gave up after the handshake" in served.said["why"]
+    assert served.log["unmount"] == [f"{served.mountpoint} 1"]
+    assert served.log["destroy"] == ["1"]
+
+
 @pytest.mark.parametrize(
     ("backend", "word"),
     [

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import threading
 from importlib import import_module
 from typing import Any, Final
 
@@ -131,6 +132,7 @@ class Library:
         self._exit = define("fuse_exit", None, _POINTER)
         self._destroy = define("fuse_destroy", None, _POINTER)
         self.get_context = define("fuse_get_context", ctypes.POINTER(binding.fuse_context))
+        self._lock = threading.Lock()
         self._mountpoint = b""
         self._channel: int | None = None
         self._fuse: int | None = None
@@ -163,11 +165,18 @@ class Library:
         if self._fuse:
             self._exit(self._fuse)
 
-    def destroy(self) -> None:
-        """Unmount what is still mounted, and free everything."""
-        channel, fuse = self._channel, self._fuse
-        self._channel = self._fuse = None
+    def give_up(self) -> None:
+        """Make loop() return now, also from another thread: its connection is closed."""
+        self.exit()
+        with self._lock:
+            channel, self._channel = self._channel, None
         if channel:
             self._unmount(self._mountpoint, channel)
+
+    def destroy(self) -> None:
+        """Unmount what is still mounted, and free everything.  Not while loop() is under way."""
+        self.give_up()
+        with self._lock:
+            fuse, self._fuse = self._fuse, None
         if fuse:
             self._destroy(fuse)

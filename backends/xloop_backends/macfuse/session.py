@@ -105,7 +105,7 @@ class MacFuseSession:
                     ready()
                 return
             if time.monotonic() > deadline:
-                self._lib.exit()
+                self._lib.give_up()
                 return
 
     def _is_mounted(self) -> bool:

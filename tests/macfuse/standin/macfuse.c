@@ -145,6 +145,7 @@ static struct d_operations op;
 static FILE *log_file;
 static __thread struct d_context context = {.uid = 501, .gid = 20, .pid = 4711, .umask = 022};
 static volatile int exited;
+static int the_channel;
 
 static void say(const char *format, ...)
 {
@@ -171,18 +172,18 @@ EXPORT void *fuse_mount(const char *mountpoint, struct args *args)
 	say("mountpoint %s", mountpoint);
 	for (int i = 1; i + 1 < args->argc; i += 2)
 		say("words %s %s", args->argv[i], args->argv[i + 1]);
-	return &context;
+	return &the_channel;
 }
 
 EXPORT void fuse_unmount(const char *mountpoint, void *channel)
 {
-	say("unmount %s %d", mountpoint, channel == &context);
+	say("unmount %s %d", mountpoint, channel == &the_channel);
 }
 
 EXPORT void *fuse_new(void *channel, struct args *args, const void *table, size_t size, void *data)
 {
 	(void)args, (void)data;
-	say("new %d %zu", channel == &context, size);
+	say("new %d %zu", channel == &the_channel, size);
 	memcpy(&op, table, size < sizeof op ? size : sizeof op);
 	return &op;
 }
