@@ -6,8 +6,9 @@ Owns :class:`NodeTable`.  Does not own what is done with a node.
 **Identity.**  An object of the source is (device, inode number, birth time), never a path.  The
 birth time stands for the generation: an inode number is used again after its file is gone,
 and then nothing else tells the new file from the old.  Where the source keeps no birth time, or
-anybody may set it but numbers are not used again, the type of the object takes its place.  While we hold a descriptor of an object its number
-cannot be used again, and the birth time is not asked (on overlayfs it changes at copy-up).
+anybody may set it but numbers are not used again, the type of the object takes its place.  While
+we hold a descriptor of an object its number cannot be used again, and the birth time is not asked
+(on overlayfs it changes at copy-up).
 
 **Numbers.**  A node's is its inode number, which costs nothing to keep and to find; one of a range of
 its own where that is taken: by a node that somebody still knows though its object is gone, by

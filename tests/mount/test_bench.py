@@ -215,12 +215,55 @@ def test_a_row_that_fails_on_a_program_is_reported_and_the_others_are_measured(s
     assert means["ratios"]["mine"]["native"] is None
 
 
-def test_xloop_that_cannot_mount_is_an_error(spot: Spot) -> None:
-    done = spot.run("bench", spot.source, "-o", "ro", "--only", "chmod", "--against", "none")
-    # It mounts, and every row fails on it.
+#: Has no descriptors left from the second round on.
+EXHAUSTED = """
+import errno, sys, xloop
+
+class Exhausted(xloop.Loopback):
+    def mkdir(self, caller, parent, name, *more):
+        if name.startswith(b"metadata") and name.endswith(b"-2"):
+            raise OSError(errno.EMFILE, "no more")
+        return super().mkdir(caller, parent, name, *more)
+
+xloop.serve(Exhausted(sys.argv[1]), sys.argv[2])
+"""
+
+
+def test_a_program_that_fails_half_way_does_not_cost_what_others_have_done(
+    spot: Spot, tmp_path: Path
+) -> None:
+    script = tmp_path / "exhausted.py"
+    script.write_text(EXHAUSTED)
+    mine = f"mine={sys.executable} {script} {{source}} {{mountpoint}}"
+    report = bench(
+        spot, "--only", "chmod,rename,write", "--rounds", "3", "--against", mine, status=1
+    )
+    for row in report["results"]:
+        measured = {name: len(values["rounds"]) for name, values in row["subjects"].items()}
+        if row["group"] == "metadata":
+            assert measured == {"native": 3, "xloop": 3}
+            assert "Too many open files" in row["failures"]["mine"]
+        else:
+            assert measured == {"native": 3, "xloop": 3, "mine": 3}
+            assert row["failures"] == {}
+
+
+def test_rows_that_fail_on_xloop_fail_the_command(spot: Spot) -> None:
+    done = spot.run(
+        "bench", spot.source, "--quick", "-o", "ro", "--only", "chmod,write", "--against", "none"
+    )
     assert done.returncode == 1
-    assert "Read-only file system" in done.stderr
+    assert "not all could be measured: chmod, write" in done.stderr
     assert "Traceback" not in done.stderr
+    assert "chmod failed on xloop: OSError: [Errno 30] Read-only file system" in done.stdout
+
+
+def test_xloop_that_cannot_mount_is_an_error(spot: Spot) -> None:
+    done = spot.run(
+        "bench", spot.source, "--only", "chmod", "--against", "none",
+        "--variant", "served=--backend libfuse3 -o passthrough",
+    )  # fmt: skip
+    spot.refused(done, "passthrough")
 
 
 def test_a_source_that_cannot_be_written_is_refused(spot: Spot) -> None:

@@ -196,7 +196,7 @@ def test_the_table_is_aligned_and_says_all() -> None:
         "a remark",
         "lost was left out: did not mount",
         "compile was skipped: no compiler",
-        "'unlink' failed on slow: out of order",
+        "unlink failed on slow: out of order",
     ):
         assert words in notes
 

@@ -13,7 +13,7 @@ import pytest
 
 from xloop.host import host
 from xloop.nodes import Node, NodeTable
-from xloop.types import ROOT_INO, Ino
+from xloop.types import ROOT_INO, Attr, Ino
 
 
 @pytest.fixture
@@ -229,3 +229,10 @@ def test_counts_stay_right_under_many_threads(table: NodeTable, tmp_path: Path) 
 def test_a_forgotten_number_is_refused(table: NodeTable) -> None:
     with pytest.raises(OSError, match="Stale"):
         table[Ino(12345)]
+
+
+def test_attributes_have_all_their_fields(tmp_path: Path) -> None:
+    # They are made without asking their class, which would count.
+    attr = host.statx(host.open_root(str(tmp_path)))
+    assert len(attr) == len(Attr._fields)
+    assert attr.flags == 0

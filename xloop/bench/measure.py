@@ -216,6 +216,8 @@ class _Group:
         self._progress = progress
         self._rows = with_needs(rows)
         self._results = {row.name: Result(row, crew.count) for row in self._rows}
+        #: By subject: why nothing more can be done on it.
+        self._lost: dict[str, str] = {}
 
     def run(self) -> list[Result]:
         for number in range(self._rounds + 1):
@@ -235,10 +237,27 @@ class _Group:
             self._tell("end", subject, number)
 
     def _tell(self, what: str, subject: Subject, number: int) -> None:
+        """Let the clients begin or end a round there."""
+        name = subject.name
+        if name in self._lost:
+            return
         try:
             self._crew.tell(what, self._tops(subject, number))
         except Failure as exc:
-            raise XloopError(f"on {subject.name}: {exc}") from exc
+            if name == NATIVE:
+                raise XloopError(f"in {subject.path}: {exc}") from exc
+            if what == "begin" or number < self._rounds:
+                self._lose(name, str(exc))
+
+    def _lose(self, name: str, why: str) -> None:
+        """Do no more on a subject, and count no row of this group there.
+
+        Not the end of the run: programs that keep a descriptor for every file, say, come far and
+        then have none left, and minutes of measuring others would be lost.
+        """
+        self._lost[name] = why
+        for result in self._results.values():
+            result.failures.setdefault(name, why)
 
     def _order(self, number: int) -> list[Subject]:
         subjects = self._mounted.subjects
@@ -260,7 +279,11 @@ class _Group:
         if name in result.failures:
             return
         if row.fresh:
-            self._mounted.again(subject)
+            try:
+                self._mounted.again(subject)
+            except XloopError as exc:
+                self._lose(name, str(exc).replace("\n", ": ", 1))
+                return
         try:
             measured = self._crew.measure(row.name, self._tops(subject, number))
         except Failure as exc:

@@ -272,7 +272,10 @@ def _notes(report: Report) -> str:
     notes += report["remarks"]
     notes += [f"{name} was left out: {why}" for name, why in report["left_out"].items()]
     notes += [f"{row} was skipped: {why}" for row, why in report["skipped"].items()]
+    failures: dict[tuple[str, str], list[str]] = {}
     for row in report["results"]:
         for name, why in row["failures"].items():
-            notes.append(f"{row['title']!r} failed on {name}: {why}")
+            failures.setdefault((name, why), []).append(row["row"])
+    for (name, why), rows in failures.items():
+        notes.append(f"{', '.join(dict.fromkeys(rows))} failed on {name}: {why}")
     return "\n".join(notes)

@@ -60,7 +60,8 @@ def _run(words: Sequence[str], cwd: str) -> None:
     if done.returncode:
         said = done.stderr.decode("utf-8", "backslashreplace").strip().splitlines()
         raise RuntimeError(
-            f"{words[0]} ended with status {done.returncode}" + "".join(f": {s}" for s in said[-1:])
+            # Its first words: the last are often no more than that something was wrong.
+            f"{words[0]} ended with status {done.returncode}" + "".join(f": {s}" for s in said[:1])
         )
 
 

@@ -165,9 +165,10 @@ def bench(
     if as_json:  # the table says so itself
         for name, why in results.left_out.items():
             click.echo(f"xloop: {name} was left out: {why}", err=True)
-    failed = [row["title"] for row in report["results"] if row["failures"]]
+    failed = [row["row"] for row in report["results"] if row["failures"]]
     if failed:
-        click.echo(f"xloop: not all could be measured: {', '.join(failed)}", err=True)
+        rows_failed = ", ".join(dict.fromkeys(failed))
+        click.echo(f"xloop: not all could be measured: {rows_failed}", err=True)
     sys.exit(1 if failed else 0)
 
 

@@ -96,26 +96,27 @@ _ACCESS = {
 
 def _access(flags: int) -> int:
     """Return the access rights that open(2) *flags* ask for."""
-    wanted = _ACCESS[flags & O_ACCMODE] | abi.FILE_READ_ATTRIBUTES
+    mode = _ACCESS.get(flags & O_ACCMODE)
+    if mode is None:
+        _fail(errno.EINVAL)
+    wanted = mode | abi.FILE_READ_ATTRIBUTES
     if flags & os.O_APPEND and wanted & abi.FILE_APPEND_DATA:
         # Whoever may only append does so, wherever a write says that it goes: in one step.
         wanted &= ~abi.FILE_WRITE_DATA
-    if flags & O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
+    if flags & O_ACCMODE != os.O_RDONLY:
         wanted |= abi.FILE_WRITE_ATTRIBUTES
-    if flags & os.O_TRUNC:
-        wanted |= abi.FILE_WRITE_DATA
     return wanted
 
 
 def reopen(ref: int, flags: int) -> Descriptor:
     # Without FILE_OPEN_REPARSE_POINT: a file in the cloud has its data brought in.  What has become a
     # link meanwhile is ELOOP all the same (OBJ_DONT_REPARSE).
-    if flags & os.O_TRUNC and flags & os.O_APPEND:
-        truncate(ref, 0)
-        flags &= ~os.O_TRUNC
     file = api.nt_open(ref, b"", _access(flags), abi.FILE_NON_DIRECTORY_FILE)
     if flags & os.O_TRUNC:
-        ftruncate(file, 0)
+        if flags & O_ACCMODE == os.O_RDONLY or flags & os.O_APPEND:
+            truncate(ref, 0)  # that handle may not
+        else:
+            ftruncate(file, 0)
     return file
 
 
@@ -147,6 +148,12 @@ def pwrite(fd: int, data: bytes | memoryview, offset: int) -> int:
     return api.write_at(fd, data, offset)
 
 
+def pwrite_in_place(fd: int, data: bytes | memoryview, offset: int) -> int:
+    _fail(
+        errno.EOPNOTSUPP
+    )  # a handle may append, or write where it likes; which, its opening decides
+
+
 def fsync(fd: int) -> None:
     try:
         api.flush(fd)
@@ -160,10 +167,6 @@ fdatasync = fsync
 
 def syncfs(fd: int) -> None:
     _fail(errno.EOPNOTSUPP)  # needs a handle of the volume, and so an administrator
-
-
-def pwrite_in_place(fd: int, data: bytes | memoryview, offset: int) -> int:
-    return api.write_at(fd, data, offset)  # nothing is opened for appending here
 
 
 def close_reports(ref: int) -> bool:

@@ -11,6 +11,7 @@ there before appears.  Killing the process leaves nothing mounted: WinFsp's driv
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -32,6 +33,17 @@ assert not TYPE_CHECKING or sys.platform == "win32"
 
 __all__ = ["WinfspSession"]
 
+
+def _source_of(operations: object) -> str | None:
+    """Return the directory that *operations* shows, below whatever layers; None where it is none."""
+    while operations is not None:
+        source = getattr(operations, "source", None)
+        if isinstance(source, str):
+            return os.path.abspath(source)
+        operations = getattr(operations, "inner", None)
+    return None
+
+
 #: Seconds between two looks whether the mount is there.
 _LOOK = 0.01
 
@@ -51,14 +63,13 @@ class WinfspSession:
         if options.read_only:
             # WinFsp refuses changes of a volume that is read-only; what it lets through is refused here.
             operations = ReadOnly(operations)
-        source = getattr(operations, "source", options.fsname)
         self._view = PathView(operations)
         self._callbacks = Callbacks(
             self._view,
             self._on_init,
             case_sensitive=operations.case_sensitive,
             read_only=options.read_only,
-            source=source if isinstance(source, str) else None,
+            source=_source_of(operations),
         )
         self._lock = threading.Lock()
         self._mount = 0  #: WinFsp's struct fuse

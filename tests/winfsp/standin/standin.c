@@ -188,11 +188,13 @@ EXPORT int fuse_main_real(int argc, char **argv, const struct operations *ops, s
             strncpy(f->mountpoint, argv[i], sizeof f->mountpoint - 1);
     }
     (void)data;
-    if (!start(f) && attach(f->mountpoint)) {
-        mounted = f;
-        failed = 0;
-        WaitForSingleObject(f->over, INFINITE);
-        detach(f->mountpoint);
+    if (!start(f)) {
+        mounted = f; /* before it can be seen: whoever sees it makes requests */
+        if (attach(f->mountpoint)) {
+            failed = 0;
+            WaitForSingleObject(f->over, INFINITE);
+            detach(f->mountpoint);
+        }
         mounted = NULL;
     }
     if (f->ops.destroy)

@@ -399,7 +399,9 @@ def test_links_are_shown_as_they_are_and_from_the_root_of_the_mount(
     (source / "absolute link").write_bytes(inside.upper().encode())
     (source / "root link").write_bytes(str(source).replace("\\", "/").encode())
     (source / "outer link").write_bytes((str(source) + "x/file").replace("\\", "/").encode())
-    with mounted(Linking(source), tmp_path / "point") as volume:
+    # Whatever the volume is called, and through the layer that makes it read-only.
+    fields = {"read_only": True, "fsname": "a name"}
+    with mounted(Linking(source), tmp_path / "point", **fields) as volume:
         assert volume.readlink("\\relative link") == "dir/file"
         assert volume.readlink("\\absolute link") == "/DIR/FILE"
         assert volume.readlink("\\root link") == "/"

@@ -15,7 +15,15 @@ from typing import Any
 import pytest
 
 import xloop
-from xloop.host import Descriptor, host, mounttable, windows_abi, windows_api, windows_mounts
+from xloop.host import (
+    Descriptor,
+    host,
+    mounttable,
+    windows_abi,
+    windows_api,
+    windows_mounts,
+    windows_refs,
+)
 from xloop.types import NOW
 
 SECOND = 1_000_000_000
@@ -193,10 +201,11 @@ def test_truncating(root: Descriptor, source: Path) -> None:
     file = host.reopen(ref, os.O_RDWR)
     host.ftruncate(file, 4)
     assert (source / "file").read_bytes() == b"da\0\0"
-    for flags in (os.O_RDWR | os.O_TRUNC, os.O_WRONLY | os.O_APPEND | os.O_TRUNC):
+    for flags in (os.O_RDWR, os.O_RDONLY, os.O_WRONLY | os.O_APPEND):
         (source / "file").write_bytes(b"data")
-        host.reopen(ref, flags)
+        host.reopen(ref, flags | os.O_TRUNC)
         assert (source / "file").read_bytes() == b""
+    assert number(host.reopen, ref, 3) == errno.EINVAL
 
 
 def test_creating_takes_no_name_that_is_there(root: Descriptor, source: Path) -> None:
@@ -326,6 +335,38 @@ def test_a_symbolic_link_knows_whether_it_leads_to_a_directory(
     assert host.readlink(host.open_ref(root, b"to dir")) == b"./dir"
     assert os.lstat(source / "to dir").st_file_attributes & stat.FILE_ATTRIBUTE_DIRECTORY
     assert not os.lstat(source / "to nothing").st_file_attributes & stat.FILE_ATTRIBUTE_DIRECTORY
+
+
+def test_a_link_that_is_refused_leaves_nothing_behind(root: Descriptor, source: Path) -> None:
+    refused = None
+    try:
+        host.symlink(root, b"link", b"missing")
+    except OSError as exc:
+        refused = exc.errno  # and no more of it: its traceback holds the handle
+    if refused is None:
+        assert os.readlink(source / "link") == "missing"
+    else:
+        # Without the privilege; or where the file system has no links, as under wine.
+        assert refused in (errno.EPERM, errno.EOPNOTSUPP)
+        assert os.listdir(source) == []
+
+
+@pytest.mark.parametrize(
+    ("attributes", "tag", "kind"),
+    [
+        (0x20, 0, stat.S_IFREG),
+        (0x10, 0, stat.S_IFDIR),
+        (0x10, 0xA000000C, stat.S_IFDIR),  # no reparse point: the number is the size of its EAs
+        (0x420, 0xA000000C, stat.S_IFLNK),
+        (0x410, 0xA000000C, stat.S_IFLNK),
+        (0x410, 0xA0000003, stat.S_IFLNK),  # a junction, or a volume that is mounted there
+        (0x420, 0x9000001A, stat.S_IFREG),  # a file in the cloud
+        (0x410, 0x9000001A, stat.S_IFDIR),
+        (0x420, 0x80000013, stat.S_IFREG),  # deduplicated
+    ],
+)
+def test_what_is_a_link(attributes: int, tag: int, kind: int) -> None:
+    assert windows_refs.type_of(attributes, tag) == kind
 
 
 def test_an_absolute_link_is_not_made(root: Descriptor, source: Path) -> None:
