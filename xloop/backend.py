@@ -22,6 +22,9 @@ class Availability(NamedTuple):
     ok: bool
     why: str = ""
     fix: str = ""
+    #: What must be installed, by the name under which :mod:`xloop.doctor` knows how: "fuse3", "libfuse2",
+    #: "winfsp", ...  Empty where installing something would not help.
+    needs: str = ""
 
 
 class Session(Protocol):

@@ -27,6 +27,7 @@ from xloop.host.mounttable import MountEntry
 __all__ = [
     "Health",
     "absolute",
+    "by_system",
     "command",
     "containing",
     "health",
@@ -39,8 +40,6 @@ __all__ = [
 
 #: Seconds for a mounted file system to answer one question before it counts as hanging.
 PATIENCE = 5.0
-
-_HELPERS = ("fusermount3", "fusermount")
 
 
 class Health(Enum):
@@ -130,6 +129,13 @@ def command(*words: str, program: str = "xloop") -> str:
     from shlex import join  # here: only messages need it
 
     return join([program, *words])
+
+
+def by_system(path: str, *, lazy: bool = False) -> str:
+    """Return the system's own command that unmounts what a user has mounted at *path*."""
+    helpers = mounttable.helpers(path, lazy=lazy) or [["umount", *(["-f"] if lazy else []), path]]
+    program, *words = helpers[0]
+    return command(*(word for word in words if word != "--"), program=program)
 
 
 # In a process that can be left behind if it never returns; its status is the errno.  statvfs and
@@ -269,7 +275,7 @@ def _not_ours(entry: MountEntry) -> UnmountError:
             f"{where!r} is a mount of type {entry.fstype}, not fuse.xloop",
             f"if xloop mounted it with -o subtype={subtype}: "
             f"{command('umount', '--subtype', subtype, where)}\n"
-            f"else: {command('-u', where, program='fusermount3')}",
+            f"else: {by_system(where)}",
         )
     return UnmountError(
         f"{where!r} is not a mount of xloop: its type is {entry.fstype}",
@@ -298,13 +304,15 @@ def _ask_helper(path: str, *, lazy: bool) -> None:
     import subprocess  # here: root never comes this way
     from shutil import which
 
-    helper = next(filter(None, map(which, _HELPERS)), None)
-    if helper is None:
+    helpers = mounttable.helpers(path, lazy=lazy)
+    command = next((words for words in helpers if which(words[0])), None)
+    if command is None and helpers:
         raise UnmountError(
-            f"{path!r} cannot be unmounted: a user who is not root needs fusermount3 for that",
+            f"{path!r} cannot be unmounted: a user who is not root needs {helpers[0][0]} for that",
             "install it: apt-get install fuse3",
         )
-    command = [helper, "-u", *(["-z"] if lazy else []), "--", path]
+    if command is None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
     # LC_ALL: the helper's words decide below.
     done = subprocess.run(
         command,
@@ -323,4 +331,4 @@ def _ask_helper(path: str, *, lazy: bool) -> None:
         )
         if "not permitted" in said or "not found in" in said:
             number = errno.EPERM
-        raise OSError(number, said or f"{helper} ended with status {done.returncode}")
+        raise OSError(number, said or f"{command[0]} ended with status {done.returncode}")

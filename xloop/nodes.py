@@ -133,9 +133,10 @@ def _is(node: Node, attr: Attr) -> bool:
 def _still(node: Node, attr: Attr) -> bool:
     """As _is(), where it is known that device and inode number agree.
 
-    A descriptor proves that the number was not used again in between.
+    A descriptor of the object proves that the number was not used again in between.
     """
-    return node.fd is not None or node.file is not None or _is(node, attr)
+    fd = node.fd
+    return (fd is not None and not fd.by_name) or node.file is not None or _is(node, attr)
 
 
 class NodeTable:
@@ -236,12 +237,18 @@ class NodeTable:
             node.nlookup += 1
             node.told = self.tick()
             if pin:
-                node.file = fd
+                self.pin(node, fd)
             elif fd is not None and node.fd is None:
                 self._adopt(node, fd)
         return node
 
     def _named(self, node: Node, parent: Node, name: bytes) -> None:
+        fd = node.fd
+        if fd is not None and fd.placed and (node.name != name or node.parent is not parent):
+            self._cached.pop(node.ino, None)
+            node.fd = None
+        if node.file is not None and node.file.placed and parent.fd is not None:
+            node.file.moved(parent.fd, name)
         found = node.parent is None
         node.parent = parent
         node.name = name
@@ -427,12 +434,15 @@ class NodeTable:
             sleep(0.002)
         return False
 
-    def pin(self, node: Node, fd: Descriptor) -> None:
+    def pin(self, node: Node, fd: Descriptor | None) -> None:
         """Note an open file of *node*: its descriptor serves where the node has none of its own.
 
         The node's own may be closed to stay within the budget, while its name gets lost.
         """
         node.file = fd
+        if node.fd is not None and node.fd.by_name:
+            self._cached.pop(node.ino, None)
+            node.fd = None  # now there is a better one
 
     def unpin(self, node: Node, other: Descriptor | None) -> None:
         """An open file of *node* is being closed; *other* is one that stays open, if there is one."""

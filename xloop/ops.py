@@ -118,7 +118,7 @@ class Operations:
     def setattr(self, caller: Caller, ino: Ino, changes: SetAttr, handle: HandleId | None) -> Attr:
         """Apply *changes* and return the attributes that result.
 
-        Owner first, then size, mode, flags and times; the first error ends it and is reported.  A
+        Owner first, then size, mode, times and flags; the first error ends it and is reported.  A
         symbolic link's own attributes are changed, never its target's.  EPERM, EACCES, EROFS,
         EFBIG, ETXTBSY; EOPNOTSUPP for the mode of a symbolic link, and for flags and a birth time
         where the source has no such thing.

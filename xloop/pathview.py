@@ -240,6 +240,13 @@ class PathView:
         """Tell whether *path* ends in an invented name."""
         return bool(self._kept) and path.rpartition(b"/")[2] in self._kept
 
+    def is_open(self, caller: Caller, path: bytes) -> bool:
+        """Tell whether a handle of the node that *path* leads to is open."""
+        with _Walk(self, caller) as walk:
+            ino = walk.node(path)
+            with self._lock:
+                return ino in self._open.values()
+
     def use(self, name: bytes) -> _Kept | None:
         """Return what *name* was invented for; :meth:`leave` it afterwards."""
         if not self._kept:

@@ -20,7 +20,16 @@ from collections.abc import Sequence
 from xloop.errors import MountError
 from xloop.host import mounttable
 from xloop.host.mounttable import MountEntry
-from xloop.mounts import Health, command, containing, health, locate, mount_at, read_table
+from xloop.mounts import (
+    Health,
+    by_system,
+    command,
+    containing,
+    health,
+    locate,
+    mount_at,
+    read_table,
+)
 
 __all__ = ["check_mountpoint", "check_source", "confirm"]
 
@@ -176,7 +185,7 @@ def _whose(table: Sequence[MountEntry], path: str, exc: OSError) -> str:
 def _unmounting(entry: MountEntry, *, lazy: bool = False) -> str:
     if entry.fstype == "fuse.xloop":
         return command("umount", *(["--lazy"] if lazy else []), entry.mountpoint)
-    return command("-u", *(["-z"] if lazy else []), entry.mountpoint, program="fusermount3")
+    return by_system(entry.mountpoint, lazy=lazy)
 
 
 def _no_directory(role: str, path: str, mode: int) -> MountError:

@@ -20,7 +20,7 @@ from xloop.backend import Availability, Backend
 from xloop.errors import BackendUnavailable
 from xloop.options import nearest
 
-__all__ = ["AUTO", "GROUP", "available", "bundled", "choose", "load"]
+__all__ = ["AUTO", "GROUP", "available", "bundled", "choose", "load", "system", "tables"]
 
 #: The name that stands for "the first that works here".
 AUTO: Final = "auto"
@@ -28,7 +28,7 @@ AUTO: Final = "auto"
 #: The entry point group of backends that are not bundled.
 GROUP: Final = "xloop.backends"
 
-#: By sys.platform, best first: the modules whose attribute ``backend`` is the class.
+#: By system, best first: the modules whose attribute ``backend`` is the class.
 _BUNDLED: Final[Mapping[str, Mapping[str, str]]] = {
     "linux": {
         "devfuse": "xloop_backends.devfuse",
@@ -36,14 +36,33 @@ _BUNDLED: Final[Mapping[str, Mapping[str, str]]] = {
         "libfuse3": "xloop_backends.libfuse.three",
         "libfuse2": "xloop_backends.libfuse.two",
     },
-    "darwin": {},
+    "darwin": {
+        "macfuse": "xloop_backends.macfuse",
+        "fuse-t": "xloop_backends.macfuse.fuse_t",
+    },
+    "freebsd": {
+        "libfuse": "xloop_backends.libfuse",
+        "libfuse3": "xloop_backends.libfuse.three",
+        "libfuse2": "xloop_backends.libfuse.two",
+    },
     "win32": {"winfsp": "xloop_backends.winfsp"},
 }
 
 
 def bundled() -> Mapping[str, str]:
     """Return the backends that come with xloop for this system, best first, and their modules."""
-    return _BUNDLED.get(sys.platform, {})
+    return _BUNDLED.get(system(), {})
+
+
+def tables() -> Mapping[str, Mapping[str, str]]:
+    """Return the bundled backends of every system, and their modules."""
+    return _BUNDLED
+
+
+def system() -> str:
+    """Return the system's name in the table of backends: sys.platform without a version."""
+    # FreeBSD tells its major version too: "freebsd14".
+    return "freebsd" if sys.platform.startswith("freebsd") else sys.platform
 
 
 def load(name: str) -> Backend:

@@ -24,6 +24,7 @@ __all__ = ["main"]
 _COMMANDS = {
     "mount": "xloop.cli.mount",
     "umount": "xloop.cli.umount",
+    "doctor": "xloop.cli.doctor",
     "bench": "xloop.cli.bench",
 }
 
@@ -32,6 +33,7 @@ Examples:
   xloop mount /usr ~/view            show /usr at ~/view
   xloop mount -o ro project sandbox  ... and refuse every change
   xloop umount ~/view                end it
+  xloop doctor                       say what is missing, if it cannot mount
   xloop bench --quick                what a mount costs on this machine
 """
 

@@ -30,7 +30,7 @@ def serve_in_background(
 
     Raises MountError, and then nothing is left: no mount, no process.
     """
-    if not process.CAN_FORK:
+    if not process.CAN_GO_ON_AS_FORK:
         return _spawn(source, mountpoint, options, backend)
     before = mounts.read_table()
     line, other = Line.pair()
@@ -50,7 +50,7 @@ def serve_in_background(
 def _spawn(
     source: str, mountpoint: str, options: MountOptions, backend: Backend
 ) -> dict[str, object]:
-    """As serve_in_background, where a process can only be executed."""
+    """As serve_in_background, where a server must be executed."""
     from xloop.mounting import start
     from xloop.server import Spec
 

@@ -23,7 +23,16 @@ elif sys.platform == "win32":
     from xloop.host import windows
 
     host = windows
+elif sys.platform == "darwin":
+    from xloop.host.darwin import DarwinHost
+
+    host = DarwinHost()
+elif sys.platform.startswith("freebsd"):
+    from xloop.host.freebsd import FreeBSDHost
+
+    host = FreeBSDHost()
 else:
     raise ImportError(
-        f"xloop cannot serve directories on {sys.platform} yet: only Linux and Windows are supported"
+        f"xloop cannot serve directories on {sys.platform}: "
+        "only on Linux, macOS, Windows and FreeBSD"
     )

@@ -33,6 +33,16 @@ class Descriptor(int):
 
     __slots__ = ()
 
+    #: It was opened by a name, which some of its uses go by still: of no use for those once the
+    #: object has got another name.
+    placed = False
+    #: It is not open on the object itself: it is a directory's, and a name in it.  Then the object
+    #: is not held, and its inode number may be used again.
+    by_name = False
+
+    def moved(self, directory: Descriptor, name: bytes) -> None:
+        """Hear that the object is *name* in *directory* now.  Matters where ``placed``."""
+
     def __del__(self, _close: Callable[[int], None] = os.close) -> None:
         _close(self)
 
@@ -51,6 +61,9 @@ class Host(Protocol):
     SEEK_HOLE: int
     F_WRLCK: int
     F_UNLCK: int
+
+    #: Whether a record lock can belong to an open file.  Else all clients would be one owner.
+    OWNS_LOCKS: bool
 
     #: Whether the number of an object is used again once it is gone.  Then the birth time must tell the
     #: objects apart, and nobody may be able to set it.
@@ -75,6 +88,10 @@ class Host(Protocol):
 
     def reopen_ref(self, ref: int) -> Descriptor:
         """Return a new reference to the same object."""
+        ...
+
+    def is_case_sensitive(self, ref: int) -> bool:
+        """Tell whether names that differ in case only are different in the file system of *ref*."""
         ...
 
     def spelling(self, dir_ref: int, name: bytes) -> bytes:

@@ -38,6 +38,7 @@ SEEK_DATA = os.SEEK_DATA
 SEEK_HOLE = os.SEEK_HOLE
 F_WRLCK = fcntl.F_WRLCK
 F_UNLCK = fcntl.F_UNLCK
+OWNS_LOCKS = True
 REUSES_INO = True
 CASE_SENSITIVE = True
 
@@ -132,6 +133,10 @@ def reopen_ref(ref: int) -> Descriptor:
         raise _fail()
     # A kernel before 5.2, or a container that is not let use it.
     return Descriptor(os.open(_magic(ref), os.O_PATH | os.O_CLOEXEC))
+
+
+def is_case_sensitive(ref: int) -> bool:
+    return True  # but for a directory with chattr +F, which differs from the rest of its source
 
 
 def spelling(dir_ref: int, name: bytes) -> bytes:

@@ -16,13 +16,18 @@ import os
 import re
 import sys
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from xloop.host.darwin_libc import Mounted
 
 __all__ = [
     "COVERS_DIRECTORIES",
     "MountEntry",
     "check_point",
     "device_of",
+    "from_bsd",
+    "helpers",
     "normal",
     "parse",
     "read",
@@ -99,14 +104,49 @@ def read() -> list[MountEntry]:
             )
             for note in windows_mounts.recorded()
         ]
-    if sys.platform != "linux":
-        raise OSError(errno.EOPNOTSUPP, "there is no mount table to read here yet")
-    with open("/proc/self/mountinfo", "rb", buffering=0) as file:
-        return parse(file.read())
+    if sys.platform == "linux":
+        with open("/proc/self/mountinfo", "rb", buffering=0) as file:
+            return parse(file.read())
+    if sys.platform == "darwin" or sys.platform.startswith("freebsd"):
+        from xloop.host import bsd_mounts  # here: Linux has no use for it
+
+        darwin = sys.platform == "darwin"
+        return from_bsd(bsd_mounts.darwin_mounts() if darwin else bsd_mounts.freebsd_mounts())
+    raise OSError(errno.EOPNOTSUPP, "there is no mount table to read here")
+
+
+def from_bsd(mounts: list[Mounted]) -> list[MountEntry]:
+    """Return what getfsstat(2) tells of *mounts* as entries.
+
+    A mount's id is made from its fsid, which stays the same for as long as it is mounted.
+    """
+    from xloop.host import bsd_mounts
+
+    ids = [mount.fsid[0] & 0xFFFFFFFF | (mount.fsid[1] & 0xFFFFFFFF) << 32 for mount in mounts]
+    return [
+        MountEntry(
+            id=ids[index],
+            parent=ids[parent],
+            device=_bsd_device(mount.fsid[0]),
+            mountpoint=mount.mountpoint,
+            fstype=bsd_mounts.fuse_type(mount.fstype, mount.source),
+            source=mount.source,
+        )
+        for index, (mount, parent) in enumerate(
+            zip(mounts, bsd_mounts.parents(mounts), strict=True)
+        )
+    ]
+
+
+def _bsd_device(number: int) -> tuple[int, int]:
+    # st_dev is the first half of the fsid there.  Any way to cut it in two will do for comparing.
+    return number >> 24 & 0xFF, number & 0xFFFFFF
 
 
 def device_of(st_dev: int) -> tuple[int, int]:
     """Return the major and minor number in an st_dev."""
+    if sys.platform == "darwin" or sys.platform.startswith("freebsd"):
+        return _bsd_device(st_dev)
     if sys.platform == "win32":
         raise OSError(errno.EOPNOTSUPP, "devices have no major and minor number here")
     return os.major(st_dev), os.minor(st_dev)
@@ -115,8 +155,16 @@ def device_of(st_dev: int) -> tuple[int, int]:
 def unmount(path: str, *, lazy: bool = False) -> None:
     """Take away the topmost mount at *path*; *lazy*: out of the tree now, gone with its last user.
 
+    macOS and FreeBSD cannot detach a mount that is in use: there *lazy* takes it away by force, and
+    whoever uses it gets errors.
+
     On Windows its server is told to end it, and waited for; nobody is waited for who uses it.
     """
+    if sys.platform == "darwin" or sys.platform.startswith("freebsd"):
+        from xloop.host import bsd_mounts
+
+        bsd_mounts.unmount(path, force=lazy)
+        return
     if sys.platform == "win32":
         from xloop.host import windows_mounts
 
@@ -131,6 +179,17 @@ def unmount(path: str, *, lazy: bool = False) -> None:
     if libc.umount2(os.fsencode(path), nofollow | (detach if lazy else 0)):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), path)
+
+
+def helpers(path: str, *, lazy: bool) -> list[list[str]]:
+    """Return the commands that unmount *path* for who may not make the system call, best first."""
+    if sys.platform == "darwin":
+        # Its daemon unmounts for the user whose volume it is, and asks those who use it to let go.
+        return [["/usr/sbin/diskutil", "unmount", *(["force"] if lazy else []), path]]
+    if sys.platform == "linux":
+        words = ["-u", *(["-z"] if lazy else []), "--", path]
+        return [["fusermount3", *words], ["fusermount", *words]]
+    return []  # FreeBSD: who may mount (vfs.usermount) may unmount
 
 
 def check_point(text: str) -> str:

@@ -13,8 +13,9 @@ import errno
 import os
 import signal
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, BinaryIO
 
 if TYPE_CHECKING or sys.platform == "win32":  # elsewhere `xloop mount` needs neither of them here
@@ -23,6 +24,7 @@ if TYPE_CHECKING or sys.platform == "win32":  # elsewhere `xloop mount` needs ne
 
 __all__ = [
     "CAN_FORK",
+    "CAN_GO_ON_AS_FORK",
     "DETACHED",
     "TERMINATING",
     "blocked",
@@ -32,6 +34,7 @@ __all__ = [
     "interpreter",
     "keep_standard_descriptors",
     "leave_terminal",
+    "overheard",
     "silence",
     "taken",
     "terminate",
@@ -51,6 +54,10 @@ else:
 
 #: Whether fork(2) is there, and a child that is executed can be given descriptors by their numbers.
 CAN_FORK = sys.platform != "win32"
+
+#: Whether a fork may go on without executing anything.  Not on macOS: Python is linked with CoreFoundation
+#: there, which ends a fork that uses it, and macFUSE's library does.
+CAN_GO_ON_AS_FORK = sys.platform not in ("win32", "darwin")
 
 #: subprocess's creationflags for a server that no console, and so no Ctrl-C, belongs to.
 DETACHED: int
@@ -242,3 +249,37 @@ def _program(pid: str) -> str:
             return comm.read().strip()
     except OSError:
         return "?"
+
+
+_stderr_lock = threading.Lock()
+
+
+def overheard(call: Callable[[], bool]) -> tuple[bool, str]:
+    """Return the outcome of *call* and what was written to standard error meanwhile.
+
+    For libraries and the helpers that they run, which print why they failed.  If all went well the
+    words are passed on to where they were meant for: other threads may have written them.
+    """
+    if sys.platform == "win32":
+        raise _unsupported("listening to standard error")
+    import tempfile  # here: only some backends need it
+
+    with _stderr_lock:
+        if sys.stderr is not None:
+            sys.stderr.flush()
+        kept = os.dup(2)
+        # A file and no pipe: a helper that lives on, and has more to say, would be killed by a broken one.
+        with tempfile.TemporaryFile() as hearing:
+            try:
+                os.dup2(hearing.fileno(), 2)
+                try:
+                    done = call()
+                finally:
+                    os.dup2(kept, 2)
+            finally:
+                os.close(kept)
+            hearing.seek(0)
+            said = hearing.read()
+    if done and said:
+        os.write(2, said)
+    return done, said.decode(errors="backslashreplace").strip()

@@ -55,6 +55,7 @@ F_WRLCK = 1
 F_UNLCK = 2
 # A file id has a part that counts how often the rest of it was used.
 REUSES_INO = False
+OWNS_LOCKS = False
 # A directory can be told otherwise (fsutil), but no volume is so by default.
 CASE_SENSITIVE = False
 

@@ -37,12 +37,14 @@ class Attrs(LoopbackBase):
                         host.truncate(ref, changes.size)
             if changes.mode is not None:
                 host.chmod(ref, changes.mode & 0o7777)
-            if changes.flags is not None:
-                host.chflags(ref, changes.flags)
-            if changes.crtime is not None:
-                host.setcrtime(ref, changes.crtime)
             if changes.atime is not None or changes.mtime is not None:
                 host.utimens(ref, changes.atime, changes.mtime)
+            if changes.crtime is not None:
+                # After utimens: on macOS a modification before the birth moves the birth.
+                host.setcrtime(ref, changes.crtime)
+            if changes.flags is not None:
+                # Last: UF_IMMUTABLE forbids all of the above.
+                host.chflags(ref, changes.flags)
         return self.nodes.shown(host.statx(ref))
 
     def _lose_set_id(self, caller: Caller, ino: Ino, ref: Descriptor) -> None:

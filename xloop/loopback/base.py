@@ -93,7 +93,7 @@ class LoopbackBase(Operations):
         self.nodes = NodeTable(root, descriptors)
         self.handles: HandleTable[OpenFile | DirStream] = HandleTable()
         self.stack_depth = host.stack_depth(root)
-        self.case_sensitive = host.CASE_SENSITIVE
+        self.case_sensitive = host.is_case_sensitive(root)
         self.kernel_checks = False
         self._noatime = host.O_NOATIME if noatime else 0
         self._impersonates = host.may_act_as_others()

@@ -16,6 +16,7 @@ keeps its locks until its last duplicate is closed: longer than natively, never 
 
 from __future__ import annotations
 
+import errno
 import os
 from contextlib import suppress
 
@@ -48,9 +49,12 @@ class Locks(LoopbackBase):
             return self.nodes.within_limits(host.reopen, file.fd, os.O_RDWR)
         try:
             return self.nodes.within_limits(host.reopen, file.fd, file.flags & host.O_ACCMODE)
-        except PermissionError:
-            # It was made with a mode, or given to an owner, that does not let us open it again.  So
-            # its own open file: better than no lock, though all who lock through it are one.
+        except OSError as exc:
+            if exc.errno not in (errno.EACCES, errno.EPERM, errno.ESTALE):
+                raise
+            # It was made with a mode, or given to an owner, that does not let us open it again; or it
+            # has no name any more, and this system opens by nothing else.  So its own open file:
+            # better than no lock, though all who lock through it are one.
             return file.fd
 
     def getlk(

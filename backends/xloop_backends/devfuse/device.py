@@ -50,6 +50,7 @@ def probe() -> Availability:
             f"{DEVICE} does not exist",
             "load the kernel module (modprobe fuse), or give the container the device "
             "(--device /dev/fuse)",
+            "fuse-device",
         )
     if privileged():
         try:
@@ -67,6 +68,7 @@ def probe() -> Availability:
             False,
             f"only root may mount directly, and {_HELPER} is not installed",
             "install it: apt-get install fuse3 (dnf install fuse3, apk add fuse3)",
+            "fuse3",
         )
     if not os.access(DEVICE, os.R_OK | os.W_OK):
         return Availability(

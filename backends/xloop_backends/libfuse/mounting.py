@@ -36,11 +36,14 @@ def probe(major: int) -> Availability:
     if library.find(major) is None:
         package = library.PACKAGES[major]
         return Availability(
-            False, f"libfuse {major} is not installed", f"install it: apt-get install {package}"
+            False,
+            f"libfuse {major} is not installed",
+            f"install it: apt-get install {package}",
+            f"libfuse{major}",
         )
     if not _has_mfusepy():
         return Availability(
-            False, "the Python package mfusepy is not installed", "pip install mfusepy"
+            False, "the Python package mfusepy is not installed", "pip install mfusepy", "mfusepy"
         )
     if not os.path.exists(DEVICE):
         return Availability(
@@ -48,6 +51,7 @@ def probe(major: int) -> Availability:
             f"{DEVICE} does not exist",
             "load the kernel module (modprobe fuse), or give the container the device "
             "(--device /dev/fuse)",
+            "fuse-device",
         )
     if _is_root():
         return Availability(True)
@@ -57,6 +61,7 @@ def probe(major: int) -> Availability:
             False,
             f"only root may mount directly, and {helper} is not installed",
             "install it: apt-get install fuse3",
+            f"fuse{major}",
         )
     if not os.access(DEVICE, os.R_OK | os.W_OK):
         return Availability(

@@ -11,6 +11,7 @@ import threading
 from enum import IntFlag
 from typing import Any
 
+from xloop.host import host
 from xloop.options import MountOptions
 
 __all__ = ["Capability", "Terms"]
@@ -88,6 +89,10 @@ class Terms:
         self.refused: dict[Capability, str] = dict(_REFUSED)
         if self.major == 3:
             del self.asked[_ONLY_2]  # always on
+        if not host.OWNS_LOCKS:
+            # FreeBSD: then its kernel keeps the locks of the mount by itself.
+            del self.asked[Capability.POSIX_LOCKS]
+            self.refused[Capability.POSIX_LOCKS] = "no record lock belongs to an open file here"
         if not kernel_checks:
             self.refused[Capability.POSIX_ACL] = (
                 "permissions are checked by the source, not by the kernel"

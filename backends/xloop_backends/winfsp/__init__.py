@@ -32,10 +32,13 @@ class Winfsp:
         from . import library
 
         if library.find() is None:
-            return Availability(False, "WinFsp is not installed", _INSTALL)
+            return Availability(False, "WinFsp is not installed", _INSTALL, "winfsp")
         if find_spec("refuse") is None:
             return Availability(
-                False, "the Python package refuse is not installed", "pip install refuse==0.0.4"
+                False,
+                "the Python package refuse is not installed",
+                "pip install refuse==0.0.4",
+                "refuse",
             )
         return Availability(True)
 
