@@ -341,7 +341,7 @@ class Callbacks:
         info.nonseekable = opened.nonseekable
         if self._has_noflush:
             # What was written to a mapping is flushed by the kernel when a descriptor is closed.
-            info.noflush = opened.no_flush and info.flags & os.O_ACCMODE == os.O_RDONLY
+            info.noflush = opened.no_flush and info.flags & host.O_ACCMODE == os.O_RDONLY
         return 0
 
     def open(self, path: bytes, address: int) -> int:
