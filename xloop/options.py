@@ -34,6 +34,9 @@ MOST_SECONDS: Final = 2**31 - 1
 
 MOST_THREADS: Final = 1024
 
+#: Microseconds: as long as the longest wake-up takes, anything beyond that is burnt.
+MOST_POLL: Final = 1000
+
 
 @dataclass(frozen=True, slots=True)
 class MountOptions:
@@ -83,6 +86,9 @@ class MountOptions:
     passthrough: bool | None = None
     #: Most threads that serve; None: as many as needed up to a sane limit.
     max_threads: int | None = None
+    #: Microseconds for which the server looks for the next request before it sleeps, while a CPU has nothing
+    #: else to do; 0: it always sleeps; None: as long as is useful.
+    poll: int | None = None
 
     def __post_init__(self) -> None:
         check(self)
@@ -114,6 +120,10 @@ def check(options: MountOptions) -> None:
     if options.max_threads is not None and not 1 <= options.max_threads <= MOST_THREADS:
         raise OptionError(
             f"option 'threads': {options.max_threads} is not from 1 to {MOST_THREADS}"
+        )
+    if options.poll is not None and not 0 <= options.poll <= MOST_POLL:
+        raise OptionError(
+            f"option 'poll': {options.poll} is not a number of microseconds from 0 to {MOST_POLL}"
         )
 
 
@@ -161,6 +171,12 @@ def _count(text: str) -> int:
     # isdecimal and not int() alone: int() takes "1_000", " 7" and digits of other scripts.
     if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= MOST_THREADS:
         raise ValueError(f"a whole number from 1 to {MOST_THREADS}")
+    return int(text)
+
+
+def _microseconds(text: str) -> int:
+    if not (text.isascii() and text.isdecimal()) or int(text) > MOST_POLL:
+        raise ValueError(f"a whole number of microseconds from 0 to {MOST_POLL}")
     return int(text)
 
 
@@ -273,6 +289,13 @@ TABLE: Final[tuple[Option, ...]] = (
         key="threads",
         metavar="N",
         convert=_count,
+    ),
+    Option(
+        "poll",
+        "Microseconds to look for the next request before sleeping, while a CPU is idle; 0: never.",
+        key="poll",
+        metavar="USECS",
+        convert=_microseconds,
     ),
 )
 

@@ -37,6 +37,7 @@ from xloop.options import TABLE, MountOptions, parse_options, with_fields
         (["passthrough=off"], {"passthrough": False}),
         (["nopassthrough,passthrough=auto"], {"passthrough": None}),
         (["threads=4"], {"max_threads": 4}),
+        (["poll=0"], {"poll": 0}),
     ],
 )
 def test_words_set_fields(words: list[str], fields: dict[str, object]) -> None:
@@ -144,6 +145,7 @@ def test_options_that_contradict_each_other_are_both_named() -> None:
         {"entry_timeout": float("nan")},
         {"max_read": 512},
         {"max_threads": 0},
+        {"poll": -1},
         {"subtype": ""},
         {"fsname": "a\0b"},
     ],

@@ -10,13 +10,22 @@ somebody watches: a member that has been at the same request since the last look
 another one takes over.  Requests that move data, which waits for disks more often than not and
 is copied without the interpreter, are served by several from the start.
 
+Who watches also sees whether a CPU is free and requests come back to back.  Waking a CPU that sleeps
+costs more than a request then, several times as much on virtual machines.  So none shall fall
+asleep: the kernel is asked to let idle CPUs wait for work awake (PM QoS, :class:`_Awake`), and where that
+is not to be had, the one on duty looks for the next request for a while before it sleeps
+(``polls``).  Where no CPU is free nothing sleeps anyway, and being on the client's is best
+(``follows``, :mod:`.placement`).
+
 Nobody watches while nothing is asked.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import threading
+import time
 from collections.abc import Callable
 
 __all__ = ["Crew", "Member"]
@@ -31,6 +40,10 @@ _QUIET = 10
 _CALM = 100
 #: On duty while data is moved.
 _FOR_DATA = 3
+#: Requests between two looks that are back to back; looks without, after which they are not any more.
+_BUSY, _LULL = 6, 8
+#: How much the latest look counts in the average of what runs.
+_WEIGHT = 0.125
 #: Seconds that a member rests before it ends: starting a thread costs more than ten requests.
 _REST = 10.0
 
@@ -58,8 +71,14 @@ class Crew:
     ``on_duty > wanted``, calls :meth:`rest`.
     """
 
-    def __init__(self, work: Callable[[Member], None], most: int) -> None:
+    def __init__(
+        self, work: Callable[[Member], None], most: int, *, may_poll: bool = False
+    ) -> None:
         self._work = work
+        self._load = _Load() if may_poll else None
+        self._awake = _Awake() if may_poll else None
+        self._served = 0
+        self._lull = 0
         self._most = most
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
@@ -72,6 +91,9 @@ class Crew:
         self._calm = 0
         self.on_duty = 0
         self.wanted = 1
+        #: Whether to look for the next request before sleeping, and whether to go where the client is.
+        self.polls = False
+        self.follows = True
         #: Nobody watches: whoever gets a request has to rouse it.
         self.asleep = False
 
@@ -80,14 +102,22 @@ class Crew:
 
     def run(self) -> None:
         """Begin with one thread, and watch until the last has ended."""
-        with self._lock:
-            self._call()
-        while True:
+        try:
             with self._lock:
-                if not self._members:
-                    return
-                self._changed.wait(None if self.asleep else _LOOK)
-                self._look()
+                self._call()
+            while True:
+                with self._lock:
+                    if not self._members:
+                        return
+                    self._changed.wait(None if self.asleep else _LOOK)
+                    self._look()
+        finally:
+            if self._awake is not None:
+                self._awake.end()
+
+    def seconds_awake(self) -> float:
+        """Return for how long idle CPUs were kept from sleeping."""
+        return 0.0 if self._awake is None else self._awake.seconds
 
     def rouse(self) -> None:
         """There are requests again."""
@@ -172,10 +202,26 @@ class Crew:
             if self._calm >= _CALM:
                 self._calm = 0
                 self.wanted = needed
+        if self._load is not None and self._awake is not None:
+            self._watch_the_cpus(self._load, self._awake)
         self._quiet = 0 if progress or stuck else self._quiet + 1
         if self._quiet >= _QUIET:
             self.asleep = True
             self.wanted = 1
+            if self._awake is not None:
+                self._awake.end()
+
+    def _watch_the_cpus(self, load: _Load, awake: _Awake) -> None:
+        served = sum(member.requests for member in self._members)
+        self._lull = 0 if served - self._served >= _BUSY else self._lull + 1
+        self._served = served
+        room = load.leaves_room()
+        self.follows = not room
+        if room and self._lull < _LULL:
+            self.polls = not awake.begin() and self.wanted == 1
+        else:
+            awake.end()
+            self.polls = False
 
     # -- threads ------------------------------------------------------------------------
 
@@ -187,3 +233,62 @@ class Crew:
                 self._members.discard(member)
                 if not self._members:
                     self._changed.notify_all()
+
+
+class _Load:
+    """How many threads of the whole system run, on average."""
+
+    def __init__(self) -> None:
+        self._file = os.open("/proc/loadavg", os.O_RDONLY | os.O_CLOEXEC)
+        # Who looks, who serves, and at times its client, run anyway; on the CPUs that there are,
+        # one for the client aside, somebody else may too.
+        self._room = len(os.sched_getaffinity(0)) + 0.6
+        self._average = self._room
+
+    def __del__(self) -> None:
+        os.close(self._file)
+
+    def leaves_room(self) -> bool:
+        """Tell whether a CPU would be idle otherwise."""
+        # proc(5): the fourth field is "running/all".
+        running = int(os.pread(self._file, 64, 0).split()[3].partition(b"/")[0])
+        self._average += (running - self._average) * _WEIGHT
+        return self._average <= self._room
+
+
+#: Keeps all idle CPUs from sleeping while it is open with a 0 in it, and no longer than its process
+#: lives (Documentation/power/pm_qos_interface.rst).
+_LATENCY = "/dev/cpu_dma_latency"
+#: On a machine with more CPUs than this the others would be kept awake for nothing.
+_FEW_CPUS = 4
+
+
+class _Awake:
+    """The kernel's idle CPUs wait for work awake, between begin() and end()."""
+
+    def __init__(self) -> None:
+        self._possible = (os.cpu_count() or 1) <= _FEW_CPUS
+        self._file = -1
+        self._since = 0.0
+        self.seconds = 0.0
+
+    def begin(self) -> bool:
+        """Return whether that can be had: it is root's to ask for."""
+        if self._file < 0 and self._possible:
+            try:
+                self._file = os.open(_LATENCY, os.O_WRONLY | os.O_CLOEXEC)
+                os.write(self._file, bytes(4))
+            except OSError:
+                self._possible = False
+                self.end()
+            else:
+                self._since = time.monotonic()
+        return self._file >= 0
+
+    def end(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+            if self._since:
+                self.seconds += time.monotonic() - self._since
+                self._since = 0.0

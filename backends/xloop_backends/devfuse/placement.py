@@ -38,6 +38,11 @@ class Placement:
         """Whether there is a choice."""
         return len(self._allowed) > 1
 
+    @property
+    def bound(self) -> bool:
+        """Whether it is on a client's CPU and on no other."""
+        return self._cpu is not None
+
     def heard(self, pid: int, data: int) -> None:
         """Note a request of *pid*, a thread's id; *data*: it moves data."""
         if pid == self._client and not data:
@@ -47,10 +52,14 @@ class Placement:
                 self._follow(pid)
         else:
             self._client = pid
-            self._countdown = _FIRST
-            if self._cpu is not None:
-                self._cpu = None
-                os.sched_setaffinity(0, self._allowed)
+            self.leave()
+
+    def leave(self) -> None:
+        """Be free to run anywhere."""
+        self._countdown = _FIRST
+        if self._cpu is not None:
+            self._cpu = None
+            os.sched_setaffinity(0, self._allowed)
 
     def _follow(self, pid: int) -> None:
         cpu = _cpu_of(pid)

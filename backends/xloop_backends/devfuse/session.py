@@ -21,7 +21,9 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
+from itertools import chain
 
 from xloop import mounts
 from xloop.errors import MountError, UnmountError, errno_of
@@ -44,6 +46,8 @@ __all__ = ["DevFuseSession"]
 _log = logging.getLogger("xloop.devfuse")
 
 _MAX_THREADS = 64
+#: Microseconds: about what two wake-ups take on a virtual machine.
+_POLL = 60
 
 _NO_REPLY = frozenset({Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT})
 _MOVES_DATA = {Opcode.READ, Opcode.WRITE, Opcode.COPY_FILE_RANGE, Opcode.FSYNC}
@@ -79,7 +83,13 @@ class DevFuseSession:
         self._kernel_checks = kernel_checks
         self._privileged = device.privileged()
         self._owner = os.getuid() if options.allow_root else None
-        self._crew = Crew(self._work, options.max_threads or _MAX_THREADS)
+        self._poll = (_POLL if options.poll is None else options.poll) * 1000
+        cpus = len(os.sched_getaffinity(0))
+        self._crew = Crew(
+            self._work, options.max_threads or _MAX_THREADS, may_poll=cpus > 1 and self._poll > 0
+        )
+        #: Requests that were found by polling, and nanoseconds that were spent on it.
+        self._polled = [0, 0]
         self._lock = threading.Lock()
         self._tids: set[int] = {threading.get_native_id()}
         self._terms: Terms | None = None
@@ -92,7 +102,7 @@ class DevFuseSession:
         self._mounted = mounts.mount_at(mounts.read_table(), mountpoint)
         self._clones = True
         #: What each thread reads from, by the thread's ident.
-        self._descriptors: dict[int, Descriptor] = {}
+        self._descriptors: dict[int, list[Descriptor]] = {}
         #: Requests by opcode, for status() and for tests that count.
         self.requests = [0] * (max(Opcode) + 1)
 
@@ -182,7 +192,7 @@ class DevFuseSession:
         # descriptors' places, and wake the readers: they go on with that (PEP 475), and end.
         null = Descriptor(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
         with self._lock:
-            for fd in {self._connection, *self._descriptors.values()}:
+            for fd in {self._connection, *chain(*self._descriptors.values())}:
                 os.dup2(null, fd, inheritable=False)
             threads = list(self._descriptors)
             for ident in threads:
@@ -194,6 +204,8 @@ class DevFuseSession:
             "backend": "devfuse",
             "threads": len(self._crew),
             "waiting locks": len(self._waits),
+            "polling": {"requests": self._polled[0], "seconds": self._polled[1] / 1e9},
+            "seconds with idle CPUs awake": self._crew.seconds_awake(),
             "requests": {op.name: self.requests[op] for op in Opcode if self.requests[op]},
         }
         if terms is not None:
@@ -221,7 +233,7 @@ class DevFuseSession:
             host.own_file_system_state()
             fd = self._descriptor()
             with self._lock:
-                self._descriptors[threading.get_ident()] = fd
+                self._descriptors[threading.get_ident()] = [fd]
             self._loop(fd, member)
         except BaseException as exc:  # noqa: BLE001
             # A thread that dies leaves its clients waiting for ever: end the whole mount instead.
@@ -254,9 +266,20 @@ class DevFuseSession:
         moves_data = bytes(opcode in _MOVES_DATA for opcode in range(256))
         placement = Placement()
         heard = placement.heard if placement.useful else None
+        sleeps = polled = fd
         while True:
             try:
-                size = readv(fd, buffers)
+                if crew.polls:
+                    if polled is sleeps:
+                        polled = self._never_sleeping(sleeps)
+                    fd = polled
+                    size = self._look_for(fd, buffers)
+                    if size < 0:
+                        fd = sleeps
+                        size = readv(fd, buffers)
+                else:
+                    fd = sleeps
+                    size = readv(fd, buffers)
             except OSError as exc:
                 if exc.errno in (errno.ENOENT, errno.EINTR, errno.EAGAIN):
                     continue  # ENOENT: the request was withdrawn before we got it
@@ -276,7 +299,10 @@ class DevFuseSession:
             if data:
                 crew.moving_data()
             if heard is not None and pid:
-                heard(pid, data)
+                if crew.follows:
+                    heard(pid, data)
+                elif placement.bound:
+                    placement.leave()
             try:
                 handler = table[opcode]
                 requests[opcode] += 1
@@ -306,6 +332,35 @@ class DevFuseSession:
             member.busy = False
             if crew.on_duty > crew.wanted and not crew.rest(member):
                 return
+
+    def _never_sleeping(self, fd: Descriptor) -> Descriptor:
+        """Return a descriptor like *fd* for this thread, that does not wait; *fd* where there is none."""
+        other = self._descriptor()
+        if other is self._connection:
+            return fd
+        os.set_blocking(other, False)
+        with self._lock:
+            self._descriptors[threading.get_ident()].append(other)
+        return other
+
+    def _look_for(self, fd: Descriptor, buffers: list[bytearray]) -> int:
+        """Read a request that comes within the time for which to poll; -1: none came."""
+        readv = os.readv
+        clock = time.perf_counter_ns
+        begin = clock()
+        end = begin + self._poll
+        while True:
+            try:
+                size = readv(fd, buffers)
+            except BlockingIOError:
+                now = clock()
+                if now > end:
+                    self._polled[1] += now - begin
+                    return -1
+            else:
+                self._polled[0] += 1
+                self._polled[1] += clock() - begin
+                return size
 
     def _interrupt(
         self, fd: int, unique: int, nodeid: Ino, caller: Caller, body: memoryview

@@ -84,6 +84,11 @@ def _has_mfusepy() -> bool:
 
 def check_options(name: str, options: MountOptions) -> None:
     """Raise OptionError for what libfuse cannot be told."""
+    if options.poll is not None:
+        raise OptionError(
+            f"{name} cannot honour poll: how libfuse waits is its own affair",
+            "leave out poll, or use the backend devfuse",
+        )
     if options.passthrough is True:
         raise OptionError(
             f"{name} cannot honour passthrough: libfuse's path-based interface has no such thing",

@@ -43,6 +43,7 @@ def check_options(name: str, options: MountOptions) -> None:
     _refuse(
         name,
         (options.passthrough is True, "passthrough", "macOS has no such thing"),
+        (options.poll is not None, "poll", "how the library waits is its own affair"),
         (options.atime in ("relatime", "strictatime"), str(options.atime), "use atime or noatime"),
         (options.nodiratime, "nodiratime", "macOS has noatime, for everything"),
         (options.dirsync, "dirsync", "macOS has no such mount option"),
