@@ -50,6 +50,8 @@ _MAX_THREADS = 64
 _POLL = 60
 
 _NO_REPLY = frozenset({Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT})
+#: Bytes in one request for which several threads are worth while.
+_BULK = 64 * 1024
 _MOVES_DATA = {Opcode.READ, Opcode.WRITE, Opcode.COPY_FILE_RANGE, Opcode.FSYNC}
 #: What may come from our own threads without harm: the end of something that is open.
 _FROM_SELF = _NO_REPLY | {Opcode.RELEASE, Opcode.RELEASEDIR, Opcode.FLUSH, Opcode.DESTROY}
@@ -296,7 +298,7 @@ class DevFuseSession:
                 crew.rouse()
             _length, opcode, unique, nodeid, uid, gid, pid, extensions = unpack(buffer)
             data = moves_data[opcode & 255]
-            if data:
+            if data and _is_bulk(opcode, size, buffer):
                 crew.moving_data()
             if heard is not None and pid:
                 if crew.follows:
@@ -370,6 +372,14 @@ class DevFuseSession:
     def _reply_to_wait(self, fd: int, unique: int, number: int) -> None:
         assert self._handlers is not None
         self._handlers.error(fd, unique, number)  # 0 is success: the reply is the header alone
+
+
+def _is_bulk(opcode: int, size: int, buffer: bytearray) -> bool:
+    """Whether a request that moves data, of *size* bytes in *buffer*, is worth several threads."""
+    if opcode == Opcode.READ:
+        _fh, _offset, wanted, *_ = abi.READ_IN.unpack_from(buffer, abi.IN_HEADER.size)
+        return bool(wanted >= _BULK)
+    return opcode != Opcode.WRITE or size >= _BULK
 
 
 def _extended(uid: int, gid: int, pid: int, extensions: memoryview) -> Caller:
