@@ -109,6 +109,10 @@ for row in "${pythons[@]}"; do
     part "$name: import xloop"
     timeout 60 "$wine" "$work/$name/python.exe" -c \
         'import sys, xloop; print(sys.version, "xloop", xloop.__version__)' 2>&1 | cat || failed=1
+    part "$name: xloop --version, xloop doctor"
+    timeout 60 "$wine" "$work/$name/python.exe" -m xloop --version 2>&1 | cat || failed=1
+    # The stand-in is found by FUSE_LIBRARY_PATH as WinFsp would be, so something can mount: status 0.
+    timeout 60 "$wine" "$work/$name/python.exe" -m xloop doctor 2>&1 | cat || failed=1
     part "$name: tests"
     timeout 400 "$wine" "$work/$name/python.exe" -m pytest -q -c tests/winfsp/wine/pytest.ini \
         tests/winfsp/wine tests/unit/test_windows.py tests/unit/test_winfsp_abi.py \
