@@ -8,6 +8,7 @@ Owns how a subject is shown to the sequences.  A backend more is an entry more h
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import subprocess
@@ -91,6 +92,9 @@ def small_loopback(path: str, kind: type[xloop.Loopback] = xloop.Loopback) -> xl
     made = kind(path, descriptors=16)
     if ROOT:  # others may lose the right to search the directories on the way
         made.nodes.budget = 1
+    # As if somebody had asked for a record lock before: until then closing is not told of, and what is
+    # open already keeps its locks for longer (xloop/loopback/locks.py).
+    made._locking = True
     return made
 
 
@@ -117,12 +121,20 @@ def stage(
             mount = stack.enter_context(_mounted(subject, source, base / "mnt"))
             watch = stack.enter_context(_watched(base / "mnt"))
             pid, beat = mount.pid, watch
+            _ask_for_a_record_lock(base / "mnt")
             mnt = NativeWorld(str(base / "mnt"))
             stack.callback(mnt.shut)
         known = Known(subject.tags | {_file_system_of(source)})
         yield Stage(mnt, ref, src, beat, known, pid)
         if pid is not None:
             _check_descriptors(pid)
+
+
+def _ask_for_a_record_lock(mnt: Path) -> None:
+    """From then on the kernel tells of every close: see small_loopback()."""
+    with open(mnt / "lock", "w") as file:
+        fcntl.lockf(file, fcntl.LOCK_EX)
+    (mnt / "lock").unlink()
 
 
 def _removed(path: Path) -> None:
