@@ -69,9 +69,6 @@ class Host(Protocol):
     #: objects apart, and nobody may be able to set it.
     REUSES_INO: bool
 
-    #: Whether names that differ in case only are different names on every source.
-    CASE_SENSITIVE: bool
-
     # -- references ---------------------------------------------------------------------
 
     def open_root(self, path: str, *, private: bool = False) -> Descriptor:
@@ -95,7 +92,7 @@ class Host(Protocol):
         ...
 
     def spelling(self, dir_ref: int, name: bytes) -> bytes:
-        """Return *name* in *dir_ref* as it is spelled there; only where CASE_SENSITIVE is false."""
+        """Return *name* in *dir_ref* as it is spelled there; only where is_case_sensitive() is false."""
         ...
 
     def statx(self, ref: int, name: bytes = b"") -> Attr:

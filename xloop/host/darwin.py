@@ -84,7 +84,6 @@ class DarwinHost(posix.PosixHost):
     directory_flags = (c.O_SEARCH, c.O_EVTONLY | os.O_DIRECTORY)
     file_flags = c.O_EVTONLY | os.O_NONBLOCK | os.O_NOFOLLOW
     link_flags = c.O_EVTONLY | c.O_SYMLINK
-    CASE_SENSITIVE = False  # each source has its own way: is_case_sensitive()
     OWNS_LOCKS = True
     # APFS and HFS+ count on, and setattrlist(2) lets everybody set the birth time of his files.
     REUSES_INO = False

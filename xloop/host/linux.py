@@ -40,7 +40,6 @@ F_WRLCK = fcntl.F_WRLCK
 F_UNLCK = fcntl.F_UNLCK
 OWNS_LOCKS = True
 REUSES_INO = True
-CASE_SENSITIVE = True
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _syscall = _libc.syscall

@@ -135,7 +135,6 @@ class PosixHost:
     F_UNLCK: int = fcntl.F_UNLCK
     OWNS_LOCKS: bool = False
     REUSES_INO: bool = True
-    CASE_SENSITIVE: bool = True
 
     #: How a directory is opened as a reference: the first that is allowed.
     directory_flags: tuple[int, ...] = (os.O_RDONLY | os.O_DIRECTORY,)

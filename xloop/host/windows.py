@@ -56,8 +56,6 @@ F_UNLCK = 2
 # A file id has a part that counts how often the rest of it was used.
 REUSES_INO = False
 OWNS_LOCKS = False
-# A directory can be told otherwise (fsutil), but no volume is so by default.
-CASE_SENSITIVE = False
 
 
 def _fail(number: int) -> NoReturn:
@@ -78,7 +76,7 @@ spelling = windows_dirs.spelling
 
 
 def is_case_sensitive(ref: int) -> bool:
-    return CASE_SENSITIVE
+    return False  # a directory can be told otherwise (fsutil), but no volume is so by default
 
 
 def stack_depth(ref: int) -> int:

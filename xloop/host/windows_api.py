@@ -194,24 +194,23 @@ for _call in (_NtQueryInformationFile, _NtQueryVolumeInformationFile, _NtSetInfo
 _OVERFLOW = abi.STATUS_BUFFER_OVERFLOW - (1 << 32)  # as c_int32 has it
 
 
-def query(handle: int, kind: int, size: int) -> bytearray:
-    """Return the first *size* bytes of an information class."""
+def _queried(call: Any, handle: int, kind: int, size: int) -> bytearray:
     data = bytearray(size)
     at = ctypes.addressof(ctypes.c_char.from_buffer(data))
-    status = _NtQueryInformationFile(handle, _thread.status_at, at, size, kind)
+    status = call(handle, _thread.status_at, at, size, kind)
     if status < 0 and status != _OVERFLOW:
         raise _failed(status)
     return data
+
+
+def query(handle: int, kind: int, size: int) -> bytearray:
+    """Return the first *size* bytes of an information class."""
+    return _queried(_NtQueryInformationFile, handle, kind, size)
 
 
 def query_volume(handle: int, kind: int, size: int) -> bytearray:
     """As query(), of the volume that the object lies on."""
-    data = bytearray(size)
-    at = ctypes.addressof(ctypes.c_char.from_buffer(data))
-    status = _NtQueryVolumeInformationFile(handle, _thread.status_at, at, size, kind)
-    if status < 0 and status != _OVERFLOW:
-        raise _failed(status)
-    return data
+    return _queried(_NtQueryVolumeInformationFile, handle, kind, size)
 
 
 def set_information(handle: int, kind: int, data: bytes) -> None:

@@ -8,26 +8,18 @@ mfusepy lacks or has in a form that costs too much.  Does not own what the bytes
 from __future__ import annotations
 
 import ctypes
-import errno
 import struct
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from operator import itemgetter
-from typing import Any, Final, TypeVar
+from typing import Final
 
-from xloop.errors import errno_of
 from xloop.types import NOW, Attr, SetAttr, TimeOrNow
-
-T = TypeVar("T")
 
 __all__ = [
     "HEADER",
     "Buffer",
-    "FuseArgs",
     "attr_writer",
-    "callback_type",
     "changes",
-    "fill",
-    "until_error",
 ]
 
 # linux/fuse.h: struct fuse_in_header.  length, opcode, unique, nodeid, uid, gid, pid
@@ -81,35 +73,6 @@ class Buffer(ctypes.Structure):
         ("mem_size", ctypes.c_size_t),
         ("reserved", ctypes.c_uint64 * 8),
     ]
-
-
-class FuseArgs(ctypes.Structure):
-    """struct fuse_args."""
-
-    _fields_ = [
-        ("argc", ctypes.c_int),
-        ("argv", ctypes.POINTER(ctypes.c_char_p)),
-        ("allocated", ctypes.c_int),
-    ]
-
-    @classmethod
-    def of(cls, words: list[bytes]) -> FuseArgs:
-        args = cls()
-        args.argc = len(words)
-        args.argv = (ctypes.c_char_p * (len(words) + 1))(*words, None)
-        return args
-
-
-def callback_type(prototype: Any) -> Any:
-    """Return *prototype*, a CFUNCTYPE of mfusepy's, with plain addresses for pointers.
-
-    An address is an int; a pointer object costs half a microsecond to make and to look through.
-    """
-    arguments = [
-        ctypes.c_void_p if isinstance(kind, type(ctypes.POINTER(ctypes.c_int))) else kind
-        for kind in prototype._argtypes_
-    ]
-    return ctypes.CFUNCTYPE(prototype._restype_, *arguments)
 
 
 _FROM_ATTR = {
@@ -184,26 +147,3 @@ def changes(body: bytes) -> SetAttr:
         mtime=time(FATTR_MTIME_NOW, FATTR_MTIME, mtime, m_nsec),
         kill_suidgid=bool(valid & FATTR_KILL_SUIDGID),
     )
-
-
-def fill(value: bytes, buffer: int | None, size: int) -> int:
-    """Answer an xattr call: the size alone, or the value if it fits."""
-    if not size or not buffer:
-        return len(value)
-    if len(value) > size:
-        return -errno.ERANGE
-    ctypes.memmove(buffer, value, len(value))
-    return len(value)
-
-
-def until_error(entries: Iterable[T]) -> Iterator[T]:
-    """Yield *entries*; an error after the first is left for the next call to meet again."""
-    some = False
-    try:
-        for entry in entries:
-            yield entry
-            some = True
-    except Exception as exc:
-        if not some:
-            raise
-        errno_of(exc)  # logs what is a bug

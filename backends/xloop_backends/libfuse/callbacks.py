@@ -23,6 +23,7 @@ from contextlib import AbstractContextManager, suppress
 from typing import Any
 
 from xloop.errors import errno_of
+from xloop.fuselib import callback_type, fill, until_error
 from xloop.host import host
 from xloop.pathview import PathView
 from xloop.types import Attr, Caller, HandleId, LockRange, Opened
@@ -90,7 +91,7 @@ class Callbacks:
         for name, prototype, *_ in self._binding.fuse_operations._fields_:
             method = getattr(self, name, None)
             if callable(method):
-                function = abi.callback_type(prototype)(self._guarded(method))
+                function = callback_type(prototype)(self._guarded(method))
                 self._keep.append(function)
                 setattr(table, name, ctypes.cast(function, prototype))
         self._keep.append(table)
@@ -459,7 +460,7 @@ class Callbacks:
             self._fill_plus(buffer, filler, handle, offset, st, pointer)
             return 0
         extra = () if self._binding.fuse_version_major == 2 else (0,)
-        for entry in abi.until_error(self._view.readdir(self._request.caller, handle, offset)):
+        for entry in until_error(self._view.readdir(self._request.caller, handle, offset)):
             st.st_ino = entry.ino
             st.st_mode = entry.type << 12
             if filler(buffer, entry.name, pointer, entry.offset, *extra):
@@ -478,7 +479,7 @@ class Callbacks:
         address = ctypes.addressof(st)
         body = ctypes.string_at(self._request.body, abi.READ_IN.size)
         _, _, room = abi.READ_IN.unpack(body)
-        for entry, attr in abi.until_error(
+        for entry, attr in until_error(
             self._view.readdirplus(self._request.caller, handle, offset)
         ):
             # The library counts a lookup for an entry before it sees that there is no room
@@ -510,11 +511,11 @@ class Callbacks:
         return 0
 
     def getxattr(self, path: bytes, name: bytes, buffer: int | None, size: int) -> int:
-        return abi.fill(self._view.getxattr(self._request.caller, path, name), buffer, size)
+        return fill(self._view.getxattr(self._request.caller, path, name), buffer, size)
 
     def listxattr(self, path: bytes, buffer: int | None, size: int) -> int:
         names = self._view.listxattr(self._request.caller, path)
-        return abi.fill(b"".join(name + b"\0" for name in names), buffer, size)
+        return fill(b"".join(name + b"\0" for name in names), buffer, size)
 
     def removexattr(self, path: bytes, name: bytes) -> int:
         self._view.removexattr(self._request.caller, path, name)

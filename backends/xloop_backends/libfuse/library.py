@@ -21,8 +21,9 @@ from importlib import import_module
 from typing import Any, Protocol
 
 from xloop.errors import BackendUnavailable
+from xloop.fuselib import FuseArgs
 
-from .abi import Buffer, FuseArgs
+from .abi import Buffer
 
 __all__ = ["Library", "Library2", "Library3", "find", "library_of", "load"]
 

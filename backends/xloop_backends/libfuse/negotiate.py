@@ -11,6 +11,7 @@ import threading
 from enum import IntFlag
 from typing import Any
 
+from xloop.fuselib import Agreement
 from xloop.host import host
 from xloop.options import MountOptions
 
@@ -68,25 +69,22 @@ _REFUSED = {
 _ONLY_2 = Capability.BIG_WRITES
 
 
-class Terms:
+class Terms(Agreement[Capability]):
     """What one mount agreed on.  :meth:`init` is the library's callback of that name."""
 
     def __init__(
         self, binding: Any, options: MountOptions, signal: int, *, kernel_checks: bool
     ) -> None:
+        super().__init__(Capability(0), _WANTED, _REFUSED)
         self._binding = binding
         self._options = options
         self._signal = signal
         self.major: int = binding.fuse_version_major
         self.done = False
-        self.protocol = ""
         self.max_write = 0
-        self.granted = Capability(0)
         self._config: Any = None
         self._lock = threading.Lock()
         self._distrusting = 0
-        self.asked = dict(_WANTED)
-        self.refused: dict[Capability, str] = dict(_REFUSED)
         if self.major == 3:
             del self.asked[_ONLY_2]  # always on
         if not host.OWNS_LOCKS:
@@ -104,22 +102,10 @@ class Terms:
 
     def init(self, connection: int, config: int | None = None) -> int:
         conn = self._binding.fuse_conn_info.from_address(connection)
-        capable = Capability(conn.capable)
-        wanted = Capability(0)
-        for capability in self.asked:
-            if capability in capable:
-                wanted |= capability
-            else:
-                self.refused[capability] = f"libfuse {self.major} or this kernel does not have it"
-        given_up = Capability(0)
-        for capability in self.refused:
-            given_up |= capability
-        conn.want = int((Capability(conn.want) & ~given_up) | wanted)
+        self.agree(conn, f"libfuse {self.major} or this kernel does not have it")
         # Requests that nobody waits for (read-ahead, release): the kernel's default of 12 at a time
         # makes descriptors of closed files pile up.
         conn.max_background, conn.congestion_threshold = 256, 192
-        self.granted = wanted
-        self.protocol = f"{conn.proto_major}.{conn.proto_minor}"
         self.max_write = conn.max_write
         if config:
             self._config = self._binding.fuse_config.from_address(config)
@@ -173,9 +159,5 @@ class Terms:
                 self._config.attr_timeout = self._options.attr_timeout
 
     def status(self) -> dict[str, object]:
-        return {
-            "protocol": self.protocol,
-            "max_write": self.max_write,
-            "granted": {str(c.name): why for c, why in self.asked.items() if c in self.granted},
-            "refused": {str(c.name): why for c, why in self.refused.items()},
-        }
+        said = super().status()
+        return {"protocol": said.pop("protocol"), "max_write": self.max_write, **said}

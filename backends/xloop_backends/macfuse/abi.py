@@ -14,6 +14,7 @@ import struct
 from ctypes import c_char_p, c_int, c_int64, c_uint32, c_ulong, c_void_p
 from typing import Any, Final, NamedTuple
 
+from xloop.fuselib import callback_type
 from xloop.host.darwin_libc import STAT, STATFS, TIMESPEC, UTIME_NOW, UTIME_OMIT
 from xloop.types import NOW, Attr, SetAttr, StatFs, TimeOrNow
 
@@ -21,7 +22,6 @@ __all__ = [
     "EXTENSIONS",
     "FILLER",
     "SETATTR_X",
-    "FuseArgs",
     "SetAttrX",
     "packed_entry",
     "packed_stat",
@@ -67,37 +67,6 @@ _ACCTIME_NOW, _MODTIME_NOW = 1 << 7, 1 << 8
 _CRTIME, _CHGTIME, _BKUPTIME, _FLAGS = (1 << bit for bit in range(28, 32))
 
 
-class FuseArgs(ctypes.Structure):
-    """struct fuse_args."""
-
-    _fields_ = [
-        ("argc", ctypes.c_int),
-        ("argv", ctypes.POINTER(ctypes.c_char_p)),
-        ("allocated", ctypes.c_int),
-    ]
-
-    @classmethod
-    def of(cls, words: list[bytes]) -> FuseArgs:
-        args = cls()
-        args.argc = len(words)
-        args.argv = (ctypes.c_char_p * (len(words) + 1))(*words, None)
-        return args
-
-
-def _plain(name: str, prototype: Any) -> Any:
-    """Return *prototype*, a CFUNCTYPE of mfusepy's, with plain addresses for pointers.
-
-    An address is an int; a pointer object costs half a microsecond to make and to look through.
-    """
-    arguments = [
-        c_void_p if isinstance(kind, type(ctypes.POINTER(c_int))) else kind
-        for kind in prototype._argtypes_
-    ]
-    if name == "readdir":
-        arguments[2] = FILLER
-    return ctypes.CFUNCTYPE(prototype._restype_, *arguments)
-
-
 def table_type(binding: Any) -> type[ctypes.Structure]:
     """Return ``struct fuse_operations`` as the libraries of macOS have it.
 
@@ -107,7 +76,9 @@ def table_type(binding: Any) -> type[ctypes.Structure]:
     for name, kind, *bits in binding.fuse_operations._fields_:
         if name == "reserved00":
             break
-        fields.append((name, _plain(name, kind) if hasattr(kind, "_argtypes_") else kind, *bits))
+        if hasattr(kind, "_argtypes_"):
+            kind = callback_type(kind, {2: FILLER} if name == "readdir" else None)  # noqa: PLW2901
+        fields.append((name, kind, *bits))
     for name, types in EXTENSIONS:
         fields.append((name, c_void_p if types is None else ctypes.CFUNCTYPE(*types)))
     return type("fuse_operations", (ctypes.Structure,), {"_fields_": fields})

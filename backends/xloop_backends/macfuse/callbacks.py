@@ -22,10 +22,11 @@ import errno
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from xloop.errors import errno_of
+from xloop.fuselib import fill, until_error
 from xloop.pathview import PathView
 from xloop.types import Caller, HandleId, Opened, SetAttr
 
@@ -281,7 +282,7 @@ class Callbacks:
         info: int,
     ) -> int:
         handle = HandleId(self._file(info).fh)
-        for entry in _until_error(self._view.readdir(self._caller(), handle, offset)):
+        for entry in until_error(self._view.readdir(self._caller(), handle, offset)):
             packed = abi.packed_entry(entry.ino, entry.type)
             if filler(buffer, entry.name, packed, entry.offset):
                 break
@@ -306,7 +307,7 @@ class Callbacks:
             if not size or not buffer:
                 return len(value)
             value = value[position : position + size]
-        return _fill(value, buffer, size)
+        return fill(value, buffer, size)
 
     def setxattr(
         self, path: bytes, name: bytes, address: int, size: int, options: int, position: int
@@ -329,7 +330,7 @@ class Callbacks:
 
     def listxattr(self, path: bytes, buffer: int | None, size: int) -> int:
         names = self._view.listxattr(self._caller(), path)
-        return _fill(b"".join(name + b"\0" for name in names), buffer, size)
+        return fill(b"".join(name + b"\0" for name in names), buffer, size)
 
     def removexattr(self, path: bytes, name: bytes) -> int:
         self._view.removexattr(self._caller(), path, name)
@@ -344,29 +345,6 @@ def _enoattr() -> int:
 def _check_position(name: bytes, position: int) -> None:
     if position and name != _RESOURCE_FORK:
         raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
-
-
-def _fill(value: bytes, buffer: int | None, size: int) -> int:
-    """Answer an xattr call: the size alone, or the value if it fits."""
-    if not size or not buffer:
-        return len(value)
-    if len(value) > size:
-        return -errno.ERANGE
-    ctypes.memmove(buffer, value, len(value))
-    return len(value)
-
-
-def _until_error(entries: Iterable[T]) -> Iterator[T]:
-    """Yield *entries*; an error after the first is left for the next call to meet again."""
-    some = False
-    try:
-        for entry in entries:
-            yield entry
-            some = True
-    except Exception as exc:
-        if not some:
-            raise
-        errno_of(exc)  # logs what is a bug
 
 
 def _last(path: bytes) -> bytes:

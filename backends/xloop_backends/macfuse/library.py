@@ -21,8 +21,7 @@ from typing import Any, Final
 
 from xloop.backend import Availability
 from xloop.errors import BackendUnavailable
-
-from .abi import FuseArgs
+from xloop.fuselib import FuseArgs
 
 __all__ = ["Library", "find", "load", "probe"]
 

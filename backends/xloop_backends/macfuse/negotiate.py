@@ -10,6 +10,8 @@ import threading
 from enum import IntFlag
 from typing import Any
 
+from xloop.fuselib import Agreement
+
 __all__ = ["Capability", "Terms"]
 
 
@@ -49,42 +51,19 @@ _REFUSED = {
 }
 
 
-class Terms:
+class Terms(Agreement[Capability]):
     """What one mount agreed on.  :meth:`init` is the library's callback of that name."""
 
     def __init__(self, binding: Any, *, case_sensitive: bool) -> None:
+        super().__init__(Capability(0), _WANTED, _REFUSED)
         self._connection = binding.fuse_conn_info.from_address
         self.done = threading.Event()
-        self.protocol = ""
-        self.granted = Capability(0)
-        self.asked = dict(_WANTED)
-        self.refused: dict[Capability, str] = dict(_REFUSED)
         if not case_sensitive:
             self.asked[Capability.CASE_INSENSITIVE] = "as the source is"
         else:
             self.refused[Capability.CASE_INSENSITIVE] = "the source tells names apart by case"
 
     def init(self, connection: int) -> int:
-        conn = self._connection(connection)
-        capable = Capability(conn.capable)
-        wanted = Capability(0)
-        for capability in self.asked:
-            if capability in capable:
-                wanted |= capability
-            else:
-                self.refused[capability] = "this library or kernel does not have it"
-        given_up = Capability(0)
-        for capability in self.refused:
-            given_up |= capability
-        conn.want = int((Capability(conn.want) & ~given_up) | wanted)
-        self.granted = wanted
-        self.protocol = f"{conn.proto_major}.{conn.proto_minor}"
+        self.agree(self._connection(connection), "this library or kernel does not have it")
         self.done.set()
         return 0
-
-    def status(self) -> dict[str, object]:
-        return {
-            "protocol": self.protocol,
-            "granted": {str(c.name): why for c, why in self.asked.items() if c in self.granted},
-            "refused": {str(c.name): why for c, why in self.refused.items()},
-        }
