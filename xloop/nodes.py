@@ -152,7 +152,8 @@ class NodeTable:
         self._lock = threading.Lock()
         self._by_ino: dict[int, Node] = {ROOT_INO: self.root}
         #: Those whose number is not their inode number, by device and inode number.
-        self._others: dict[tuple[int, int], Node] = {(attr.dev, attr.ino): self.root}
+        #: The root is not among them: most sources have nothing else here, and then nobody looks.
+        self._others: dict[tuple[int, int], Node] = {}
         self._devices = {attr.dev: attr.dev}
         self._next = _OWN_NUMBERS
         self._now = 0
@@ -182,12 +183,17 @@ class NodeTable:
         return len(self._cached)
 
     def _known(self, attr: Attr) -> Node | None:
-        node = self._others.get((attr.dev, attr.ino))
-        if node is None and attr.dev == self.root_dev:
-            node = self._by_ino.get(attr.ino)
-            if node is not None and node.st_ino != attr.ino:
-                return None
-        return node
+        ino, dev = attr.ino, attr.dev
+        if self._others:
+            node = self._others.get((dev, ino))
+            if node is not None:
+                return node
+        if dev != self.root_dev:
+            return None
+        if ino == self.root.st_ino:
+            return self.root
+        node = self.get(ino)
+        return node if node is None or node.st_ino == ino else None
 
     def _add(self, attr: Attr, parent: Node, name: bytes) -> Node:
         dev = self._devices.setdefault(attr.dev, attr.dev)
@@ -232,8 +238,9 @@ class NodeTable:
             node = self._known(attr)
             if node is None or not _still(node, attr):
                 node = self._add(attr, parent, name)
-            elif node is not self.root:
-                self._named(node, parent, name)
+            elif node.parent is not parent or node.name != name or node.file is not None:
+                if node is not self.root:
+                    self._named(node, parent, name)
             node.nlookup += 1
             node.told = self.tick()
             if pin:

@@ -8,6 +8,7 @@ Does not own the mount while it lives: that is :class:`xloop.serving.Service`.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import sys
@@ -22,7 +23,7 @@ from xloop.ops import Operations
 from xloop.options import MountOptions
 from xloop.serving import Service
 
-__all__ = ["Factory", "LayerFactory", "Spec", "build", "main", "serve_asker"]
+__all__ = ["Factory", "LayerFactory", "Spec", "build", "collect_rarely", "main", "serve_asker"]
 
 _log = logging.getLogger("xloop")
 
@@ -75,6 +76,17 @@ def _made(factory: object, made: object) -> Operations:
     return made
 
 
+def collect_rarely() -> None:
+    """Set the garbage collector to a process that has millions of objects, next to none of them in cycles.
+
+    Each node is one that the collector looks at.  By default it does that after every 700 new ones, and
+    at all there are each time a quarter has been added: with a million, requests wait for tenths of a second.
+    For a process whose whole work is serving; a program that calls :func:`xloop.serve` decides for itself.
+    """
+    gc.freeze()  # what is imported stays
+    gc.set_threshold(50_000, 20, 100)
+
+
 def serve_asker(
     line: Line,
     asker: int,
@@ -90,6 +102,7 @@ def serve_asker(
     *on_ready* is called before the other end hears that the mount is ready.
     """
     told = False
+    collect_rarely()
 
     def ready() -> None:
         nonlocal told

@@ -104,10 +104,11 @@ def mount(
         _log_to_stderr(verbose)
     if foreground:
         from xloop.host import process
-        from xloop.server import build
+        from xloop.server import build, collect_rarely
         from xloop.serving import Service
 
         process.unblock()
+        collect_rarely()
         operations = build(source_path, (), path, options)
         os.chdir("/")  # a mount may be wanted, or the source be moved, where we stand
         service = Service(operations, path, options, chosen)

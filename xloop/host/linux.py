@@ -59,9 +59,16 @@ _REOPEN_STRIPS = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_NOCTTY | 0x20
 _tuple = tuple.__new__
 
 
+#: What errors are called.  Looked up once: looking for a name that is not there is as frequent as finding one.
+_MESSAGES: dict[int, str] = {}
+
+
 def _fail() -> OSError:
     number = ctypes.get_errno()
-    return OSError(number, os.strerror(number))
+    message = _MESSAGES.get(number)
+    if message is None:
+        message = _MESSAGES[number] = os.strerror(number)
+    return OSError(number, message)
 
 
 def _magic(ref: int) -> str:
@@ -159,15 +166,15 @@ def _magic_number(ref: int) -> int:
     return int(kind) & 0xFFFFFFFF  # signed, on 32-bit systems
 
 
-# struct statx up to stx_dev_minor: mask blksize attributes nlink uid gid mode ino size blocks
-# attributes_mask, then atime btime ctime mtime as (seconds, nanoseconds), then rdev and dev as
-# (major, minor).  linux/stat.h
-_STATX = struct.Struct("=IIQIIIHxxQQQQqIxxxxqIxxxxqIxxxxqIxxxxIIII")
+# struct statx up to stx_dev_minor: mask blksize nlink uid gid mode ino size blocks, then atime btime
+# ctime mtime as (seconds, nanoseconds), then rdev and dev, each as two numbers of 32 bits, the major one
+# first.  linux/stat.h
+_STATX = struct.Struct("=II8xIIIHxxQQQ8xqI4xqI4xqI4xqI4xQQ")
 _STATX_BASIC_BTIME = 0xFFF
 _STATX_BTIME = 0x800
 
+# Without argtypes: what is passed needs no conversion then, which takes longer than the system call.
 _statx = _libc.statx
-_statx.argtypes = [ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_uint, ctypes.c_void_p]
 
 
 class _ThreadState(threading.local):
@@ -175,10 +182,20 @@ class _ThreadState(threading.local):
 
     def __init__(self) -> None:
         self.statx_buffer = bytearray(256)
-        self.statx_address = ctypes.addressof(ctypes.c_char.from_buffer(self.statx_buffer))
+        address = ctypes.addressof(ctypes.c_char.from_buffer(self.statx_buffer))
+        self.statx_address = ctypes.c_void_p(address)
 
 
 _thread = _ThreadState()
+
+
+def _device(pair: int) -> int:
+    """Return the device number of a major and a minor one, as struct statx has them side by side."""
+    return os.makedev(*struct.unpack("=II", struct.pack("=Q", pair)))
+
+
+#: The device numbers that were met, by the same pair: a source has one or a few.
+_devices: dict[int, int] = {0: 0}
 
 
 def statx(ref: int, name: bytes = b"") -> Attr:
@@ -191,7 +208,6 @@ def statx(ref: int, name: bytes = b"") -> Attr:
     (
         mask,
         blksize,
-        _attributes,
         nlink,
         uid,
         gid,
@@ -199,7 +215,6 @@ def statx(ref: int, name: bytes = b"") -> Attr:
         ino,
         size,
         blocks,
-        _attributes_mask,
         atime,
         atime_nsec,
         btime,
@@ -208,11 +223,12 @@ def statx(ref: int, name: bytes = b"") -> Attr:
         ctime_nsec,
         mtime,
         mtime_nsec,
-        rdev_major,
-        rdev_minor,
-        dev_major,
-        dev_minor,
+        rdev,
+        dev,
     ) = _STATX.unpack_from(mine.statx_buffer)
+    device = _devices.get(dev)
+    if device is None:
+        device = _devices[dev] = _device(dev)
     values = (
         ino,
         size,
@@ -227,9 +243,9 @@ def statx(ref: int, name: bytes = b"") -> Attr:
         nlink,
         uid,
         gid,
-        os.makedev(rdev_major, rdev_minor) if rdev_major or rdev_minor else 0,
+        _device(rdev) if rdev else 0,
         blksize,
-        os.makedev(dev_major, dev_minor),
+        device,
         btime,
         btime_nsec,
         mask & _STATX_BTIME != 0,

@@ -22,11 +22,12 @@ from xloop.nodes import Node, NodeTable
 from xloop.ops import Operations
 from xloop.types import Caller, Entry, HandleId, Ino
 
-__all__ = ["LockOwner", "LoopbackBase", "OpenFile", "require_regular"]
+__all__ = ["NOTHING", "LockOwner", "LoopbackBase", "OpenFile", "require_regular"]
 
 R = TypeVar("R")
 
-_NOTHING: AbstractContextManager[object] = nullcontext()
+#: Leaves the calling thread as it is.
+NOTHING: AbstractContextManager[object] = nullcontext()
 
 # Descriptors that are left to open files and to the process itself.
 _RESERVE = 256
@@ -199,13 +200,13 @@ class LoopbackBase(Operations):
     def _as(self, caller: Caller) -> AbstractContextManager[object]:
         """Let the source's kernel decide whether *caller* may, unless that is decided."""
         if self.kernel_checks or not self._impersonates or host.is_self(caller):
-            return _NOTHING
+            return NOTHING
         return host.acting_as(caller, checked=False)
 
     def _as_creator(self, caller: Caller) -> AbstractContextManager[object]:
         """Create as *caller*: owner and group are right from the first moment, never changed later."""
         if not self._impersonates:
-            return _NOTHING
+            return NOTHING
         return host.acting_as(caller, checked=self.kernel_checks)
 
     def _killing(
@@ -213,7 +214,7 @@ class LoopbackBase(Operations):
     ) -> AbstractContextManager[object]:
         """With *kill*, let the source's kernel clear S_ISUID and S_ISGID of *ref* as for *caller*."""
         if not kill or not self._impersonates:
-            return _NOTHING
+            return NOTHING
         # Where the group may not execute, S_ISGID stays for the members of the group.
         bits = host.statx(ref).mode & (stat.S_ISGID | stat.S_IXGRP)
         return host.without_fsetid(caller if bits == stat.S_ISGID else None)
@@ -244,7 +245,7 @@ class LoopbackBase(Operations):
 
     def _own_rights(self, caller: Caller) -> AbstractContextManager[object]:
         """Make the source's kernel check *caller*, also where another one checks the rest."""
-        return host.acting_as(caller, checked=False) if self._impersonates else _NOTHING
+        return host.acting_as(caller, checked=False) if self._impersonates else NOTHING
 
 
 def _contains(source: str, mountpoint: str) -> bool:

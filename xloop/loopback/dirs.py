@@ -7,7 +7,7 @@ import stat
 from collections.abc import Iterator
 
 from xloop.host import Descriptor, host
-from xloop.loopback.base import LoopbackBase
+from xloop.loopback.base import NOTHING, LoopbackBase
 from xloop.loopback.streams import DirStream
 from xloop.nodes import TICKS
 from xloop.types import Caller, DirEntry, Entry, HandleId, Ino, Opened
@@ -28,7 +28,7 @@ class Dirs(LoopbackBase):
     ) -> Iterator[DirEntry]:
         stream = self._stream(handle)
         for raw in stream.entries(offset):
-            yield self._shown(stream, raw, None)
+            yield self._shown(stream, raw)
 
     def readdirplus(
         self, caller: Caller, ino: Ino, handle: HandleId, offset: int
@@ -37,12 +37,14 @@ class Dirs(LoopbackBase):
         directory = stream.node
         nodes = self.nodes
         fd = stream.fd
-        known = nodes.get
+        known, intern, shown, statx = nodes.get, nodes.intern, nodes.shown, host.statx
+        root_dev = nodes.root_dev
+        as_itself = self._as(caller) is NOTHING
         # For an eighth of the time after that it is believed still: long enough to ask for it.
         since = nodes.tick() - self.believed * TICKS * 7 / 8
         for raw in stream.entries(offset):
-            name = raw.name
-            child = known(raw.ino)
+            name, d_ino, _, _ = raw
+            child = known(d_ino)
             if (
                 child is not None
                 and child.told > since
@@ -52,29 +54,31 @@ class Dirs(LoopbackBase):
                 yield raw, None
                 continue
             if name == b"." or name == b"..":
-                yield self._shown(stream, raw, None), None
+                yield self._shown(stream, raw), None
                 continue
             try:
-                with self._as(caller):
-                    attr = host.statx(fd, name)
+                if as_itself:
+                    attr = statx(fd, name)
+                else:
+                    with self._as(caller):
+                        attr = statx(fd, name)
             except OSError:
                 # Gone meanwhile, or not to be searched: the name is listed all the same.
-                yield self._shown(stream, raw, None), None
+                yield self._shown(stream, raw), None
                 continue
-            child = nodes.intern(attr, directory, name, None)
-            entry = Entry(child.ino, nodes.shown(attr))
-            yield raw if raw.ino == entry.attr.ino else self._shown(stream, raw, entry), entry
+            node = intern(attr, directory, name, None)
+            if attr.dev != root_dev:
+                attr = shown(attr)
+            listed = raw if d_ino == attr.ino else raw._replace(ino=attr.ino)
+            yield listed, Entry(node.ino, attr)
 
-    def _shown(self, stream: DirStream, raw: DirEntry, entry: Entry | None) -> DirEntry:
-        """Return *raw* with the number to show; *entry* is what it was found to be, if it was."""
+    def _shown(self, stream: DirStream, raw: DirEntry) -> DirEntry:
+        """Return *raw*, which nobody has looked up, with the number to show."""
         nodes = self.nodes
         node = stream.node
         if node is nodes.root and raw.name == b"..":
             # A mount's root is its own parent; the source's parent is nobody's business.
             return raw._replace(ino=nodes.shown_ino(node.dev, node.st_ino))
-        if entry is not None:
-            ino = entry.attr.ino
-            return raw if raw.ino == ino else raw._replace(ino=ino)
         if self._is_mixed(node.dev, stream.fd) and raw.name not in (b".", b".."):
             try:
                 attr = host.statx(stream.fd, raw.name)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from itertools import chain
 
 from xloop.host import Descriptor, host
 from xloop.nodes import Node
@@ -32,7 +33,7 @@ class DirStream:
         self._lock = threading.Lock()
         self._entries: list[DirEntry] = []
         self._start = 0  # cookie before the first buffered entry
-        self._at = 0  # index of the next entry to hand out
+        self._at = 0  # index of the entry with which the last call began
 
     def entries(self, offset: int) -> Iterator[DirEntry]:
         """Yield the entries after the cookie *offset*; 0 starts over and sees what is there now."""
@@ -41,42 +42,35 @@ class DirStream:
                 chunk, at = self._chunk(offset)
             if not chunk:
                 return
-            for entry in chunk[at:] if at else chunk:
-                at += 1
-                # Where the next call is likely to go on; _position() checks it.
-                self._at = at
-                yield entry
+            yield from chunk[at:] if at else chunk
             offset = chunk[-1].offset
 
     def _chunk(self, offset: int) -> tuple[list[DirEntry], int]:
         """Return what is buffered, and where in it that begins which follows *offset*."""
-        if not self._position(offset):
+        at = self._position(offset)
+        if at is None:
             host.seek_dir(self.fd, offset)
-            self._fill(offset)
-        elif self._at == len(self._entries):
-            self._fill(offset)
-        return self._entries, self._at
+            at = self._fill(offset)
+        elif at == len(self._entries):
+            at = self._fill(offset)
+        self._at = at
+        return self._entries, at
 
-    def _fill(self, offset: int) -> None:
+    def _fill(self, offset: int) -> int:
         self._entries = host.read_dir(self.fd, bytearray(_BUFFER))
         self._start = offset
-        self._at = 0
+        return 0
 
-    def _position(self, offset: int) -> bool:
-        """Make the entry after *offset* the next, if the buffer knows where that is."""
-        entries, at = self._entries, self._at
+    def _position(self, offset: int) -> int | None:
+        """Return where in the buffer the entry after *offset* is; None: not there."""
+        entries = self._entries
         if offset == 0 or not entries:
-            return False
-        # The usual cases: going on, and going back by the one entry that did not fit.
-        for index in (at, at - 1):
-            if index > 0 and entries[index - 1].offset == offset:
-                self._at = index
-                return True
+            return None
         if offset == self._start:
-            self._at = 0
-            return True
-        for index, entry in enumerate(entries, 1):
-            if entry.offset == offset:
-                self._at = index
-                return True
-        return False
+            return 0
+        # From where the last call began, for mostly it goes on from there.
+        begin = self._at
+        for index in chain(range(begin, len(entries)), range(begin)):
+            if entries[index].offset == offset:
+                return index + 1
+        return None

@@ -9,6 +9,7 @@ Byte order is the machine's own, alignment is written out: "=" structs, padding 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import IntEnum, IntFlag
 from struct import Struct
 from typing import Final
@@ -151,8 +152,28 @@ STATX_REPLY = Struct("=IiQQII16xIIQIIIHxxQQQQqI4xqI4xqI4xqI4xIIII112x")
 STATX_BASIC_STATS: Final = 0x7FF
 STATX_BTIME: Final = 0x800
 
-# ino off namelen type
-DIRENT = Struct("=QQII")
+# ino off namelen type; then the name
+_DIRENT = "QQII"
+DIRENT = Struct("=" + _DIRENT)
+DIRENTPLUS = Struct("=" + _ENTRY + _DIRENT)
+# With nodeid 0, and so with nothing else of the node: the kernel asks when it wants to know.
+DIRENTPLUS_UNTOLD = Struct(f"={ENTRY_OUT.size}x" + _DIRENT)
+
+
+class ByNameLength(dict[int, Callable[..., bytes]]):
+    """The packers of a record and the name behind it: by the name's length, made when first needed.
+
+    The name is filled up with NUL to a multiple of 8 bytes.
+    """
+
+    def __init__(self, record: Struct) -> None:
+        super().__init__()
+        self._layout = record.format
+
+    def __missing__(self, length: int) -> Callable[..., bytes]:
+        pack = self[length] = Struct(f"{self._layout}{length + (-length & 7)}s").pack
+        return pack
+
 
 FORGET_IN = Struct("=Q")
 BATCH_FORGET_IN = Struct("=Ixxxx")

@@ -46,13 +46,10 @@ Handler = Callable[[int, int, Ino, Caller, memoryview], None]
 _ENTRY_REPLY = abi.ENTRY_REPLY
 _OPEN_REPLY = abi.OPEN_REPLY
 _CREATE_REPLY = abi.CREATE_REPLY
-_pack_entry = abi.ENTRY_OUT.pack
-_ENTRY_SIZE = abi.ENTRY_OUT.size
-_NO_ENTRY = bytes(_ENTRY_SIZE)
-_pack_dirent = abi.DIRENT.pack
-_DIRENT_SIZE = abi.DIRENT.size
-#: What follows a name of a length, taken modulo 8.
-_PADDING = [bytes(-length & 7) for length in range(8)]
+#: By the length of a name: packs an entry of a listing, without attributes and with.
+_DIRENTS = abi.ByNameLength(abi.DIRENT)
+_DIRENTS_UNTOLD = abi.ByNameLength(abi.DIRENTPLUS_UNTOLD)
+_DIRENTS_PLUS = abi.ByNameLength(abi.DIRENTPLUS)
 
 
 class Wait(Protocol):
@@ -258,14 +255,16 @@ class Handlers(Replies):
 
     # -- files --------------------------------------------------------------------------
 
-    def _open_flags(self, ino: Ino, opened: Opened, flags: int) -> tuple[int, int]:
-        """Return the FOPEN flags and the backing id for an open."""
+    def _open_flags(
+        self, ino: Ino, opened: Opened, flags: int, mode: int | None = None
+    ) -> tuple[int, int]:
+        """Return the FOPEN flags and the backing id for an open; *mode*: the file's, where known."""
         answer = abi.FOPEN_NONSEEKABLE if opened.nonseekable else 0
         if opened.no_flush and flags & os.O_ACCMODE == os.O_RDONLY:
             answer |= abi.FOPEN_NOFLUSH
         if self.passthrough is not None:
             wanted = None if opened.direct_io else opened.fd
-            backing_id = self.passthrough.opened(ino, opened.handle, wanted, flags)
+            backing_id = self.passthrough.opened(ino, opened.handle, wanted, flags, mode)
             if backing_id:
                 if ino in self._written:
                     self._notify_attributes(ino)
@@ -308,7 +307,7 @@ class Handlers(Replies):
         self._created(fd, unique, entry, opened, flags)
 
     def _created(self, fd: int, unique: int, entry: Entry, opened: Opened, flags: int) -> None:
-        answer, backing_id = self._open_flags(entry.ino, opened, flags)
+        answer, backing_id = self._open_flags(entry.ino, opened, flags, entry.attr.mode)
         if not self._send(
             fd,
             _CREATE_REPLY.pack(
@@ -437,10 +436,11 @@ class Handlers(Replies):
         try:
             for name, ino, kind, next_ in self.ops.readdir(caller, nodeid, HandleId(fh), offset):
                 length = len(name)
-                room -= _DIRENT_SIZE + length + (-length & 7)
+                part = _DIRENTS[length](ino, next_, length, kind, name)
+                room -= len(part)
                 if room < 0:
                     break
-                parts += _pack_dirent(ino, next_, length, kind), name, _PADDING[length & 7]
+                parts.append(part)
         except Exception as exc:
             if not parts:
                 raise
@@ -460,19 +460,23 @@ class Handlers(Replies):
                 caller, nodeid, HandleId(fh), offset
             ):
                 length = len(name)
-                room -= _ENTRY_SIZE + _DIRENT_SIZE + length + (-length & 7)
+                if found is None:
+                    part = _DIRENTS_UNTOLD[length](ino, next_, length, kind, name)
+                else:
+                    attr = found.attr[:15]
+                    node = found.ino
+                    told = self._timeouts(found)
+                    part = _DIRENTS_PLUS[length](
+                        node, 0, *told, *attr, 0, ino, next_, length, kind, name
+                    )
+                room -= len(part)
                 if room < 0:
                     if found is not None:
                         self.ops.forget(found.ino, 1)
                     break
-                if found is None:
-                    append(_NO_ENTRY)
-                else:
+                if found is not None:
                     taken.append((found.ino, 1))
-                    append(_pack_entry(found.ino, 0, *self._timeouts(found), *found.attr[:15], 0))
-                append(_pack_dirent(ino, next_, length, kind))
-                append(name)
-                append(_PADDING[length & 7])
+                append(part)
         except Exception as exc:
             if not parts:
                 raise

@@ -21,6 +21,7 @@ import fcntl
 import os
 import stat
 import threading
+from collections import OrderedDict
 
 from xloop.host import host
 from xloop.types import HandleId, Ino
@@ -32,8 +33,9 @@ __all__ = ["Passthrough"]
 #: In place of a backing id: the inode is open, and its data comes through us.
 _SERVED = 0
 
-#: Most backing files that are kept without an open.
-_KEPT = 1024
+#: Most backing files that are kept without an open: what is created in a second or two.  Closing one takes
+#: as long as a small request, and is better done by the sweeper, when nobody waits.
+_KEPT = 8192
 #: Seconds after which one that nobody opened again is let go, twice that at most.
 _SWEEP = 1.0
 
@@ -59,9 +61,11 @@ class Passthrough:
         self._connection = connection
         self._lock = threading.Lock()
         self._uses: dict[Ino, _Use] = {}
-        #: Registered, and not open now; the longest unused first.
-        self._kept: dict[Ino, _Use] = {}
+        #: Registered, and not open now; the longest unused first.  Not a dict: finding the first of one
+        #: takes the longer the more have been taken from its front.
+        self._kept: OrderedDict[Ino, _Use] = OrderedDict()
         self._sweeper: threading.Timer | None = None
+        self._over = False
         #: Device -> why its files cannot be passed through.
         self.refused: dict[int, str] = {}
         self.registered = 0
@@ -70,16 +74,18 @@ class Passthrough:
         #: time.  What is open for writing only cannot be mapped, and a write the kernel notices.
         self.written: set[Ino] = set()
 
-    def opened(self, ino: Ino, handle: HandleId, fd: int | None, flags: int) -> int:
+    def opened(
+        self, ino: Ino, handle: HandleId, fd: int | None, flags: int, mode: int | None = None
+    ) -> int:
         """Note one more open of *ino* and return its backing id, or 0 for an open that we serve.
 
-        *fd*: the real file that the open offers; None: it offers none.
+        *fd*: the real file that the open offers; None: it offers none.  *mode*: the file's, where that is known.
         """
         access = flags & os.O_ACCMODE
         with self._lock:
             use = self._uses.get(ino)
             if use is None:
-                use = self._first(ino, fd, access)
+                use = self._first(ino, fd, access, mode)
             use.opens += 1
             if access == os.O_RDWR and use.backing_id:
                 if use.maps is None:
@@ -88,9 +94,11 @@ class Passthrough:
                 self.written.add(ino)
             return use.backing_id
 
-    def _first(self, ino: Ino, fd: int | None, access: int) -> _Use:
+    def _first(self, ino: Ino, fd: int | None, access: int, mode: int | None) -> _Use:
         use = self._kept.pop(ino, None) if self._kept else None
-        if fd is None or (access != os.O_RDONLY and os.fstat(fd).st_mode & _SET_ID):
+        if fd is not None and access != os.O_RDONLY and mode is None:
+            mode = os.fstat(fd).st_mode
+        if fd is None or (access != os.O_RDONLY and mode is not None and mode & _SET_ID):
             # Whether a write clears these bits depends on who writes (CAP_FSETID), and a backing
             # file is written with the rights of the one who registered it.
             if use is not None:
@@ -153,8 +161,8 @@ class Passthrough:
         use.fresh = True
         self._kept[ino] = use
         if len(self._kept) > _KEPT:
-            oldest = next(iter(self._kept))
-            self._close(self._kept.pop(oldest).backing_id)
+            _, oldest = self._kept.popitem(last=False)
+            self._close(oldest.backing_id)
         if self._sweeper is None:
             self._sweep_later()
 
@@ -164,20 +172,26 @@ class Passthrough:
         self._sweeper.start()
 
     def _sweep(self) -> None:
+        unused = []
         with self._lock:
             for ino, use in list(self._kept.items()):
                 if use.fresh:
                     use.fresh = False
                 else:
                     del self._kept[ino]
-                    self._close(use.backing_id)
+                    unused.append(use.backing_id)
+        for backing_id in unused:
+            with self._lock:
+                self._close(backing_id)
+        with self._lock:
             self._sweeper = None
-            if self._kept:
+            if self._kept and not self._over:
                 self._sweep_later()
 
     def close(self) -> None:
         """The connection is over, and the kernel has let go of everything."""
         with self._lock:
+            self._over = True
             self._kept.clear()
             if self._sweeper is not None:
                 self._sweeper.cancel()

@@ -25,23 +25,20 @@ _FIRST, _EVERY = 16, 256
 class Placement:
     """The CPU of the calling thread."""
 
-    __slots__ = ("_allowed", "_client", "_countdown", "_cpu")
+    __slots__ = ("_allowed", "_client", "_countdown", "_cpu", "bound")
 
     def __init__(self) -> None:
         self._allowed = os.sched_getaffinity(0)
         self._client = 0
         self._countdown = _FIRST
         self._cpu: int | None = None
+        #: Whether it is on a client's CPU and on no other.
+        self.bound = False
 
-    @property
-    def useful(self) -> bool:
-        """Whether there is a choice."""
-        return len(self._allowed) > 1
-
-    @property
-    def bound(self) -> bool:
-        """Whether it is on a client's CPU and on no other."""
-        return self._cpu is not None
+    @staticmethod
+    def useful() -> bool:
+        """Tell whether there is a choice."""
+        return len(os.sched_getaffinity(0)) > 1
 
     def heard(self, pid: int, data: int) -> None:
         """Note a request of *pid*, a thread's id; *data*: it moves data."""
@@ -59,6 +56,7 @@ class Placement:
         self._countdown = _FIRST
         if self._cpu is not None:
             self._cpu = None
+            self.bound = False
             os.sched_setaffinity(0, self._allowed)
 
     def _follow(self, pid: int) -> None:
@@ -66,6 +64,7 @@ class Placement:
         if cpu != self._cpu and cpu in self._allowed:
             os.sched_setaffinity(0, {cpu})
             self._cpu = cpu
+            self.bound = True
 
 
 def _cpu_of(pid: int) -> int | None:

@@ -48,6 +48,8 @@ class Replies:
         self._written = passthrough.written if passthrough is not None else frozenset[Ino]()
         self._entry_timeout = split_timeout(options.entry_timeout)
         self._attr_timeout = split_timeout(options.attr_timeout)
+        (name, name_nsec), (attr, attr_nsec) = self._entry_timeout, self._attr_timeout
+        self._usual_timeouts = name, attr, name_nsec, attr_nsec
 
     def error(self, fd: int, unique: int, number: int) -> bool:
         return self._send(fd, _pack_header(_HEADER, -number, unique))
@@ -88,15 +90,15 @@ class Replies:
         )
 
     def _timeouts(self, entry: Entry) -> tuple[int, int, int, int]:
-        name, name_nsec = self._entry_timeout
-        attr, attr_nsec = self._attr_timeout
-        if entry.entry_timeout is not None:
-            name, name_nsec = split_timeout(entry.entry_timeout)
-        if entry.attr_timeout is not None:
-            attr, attr_nsec = split_timeout(entry.attr_timeout)
-        if entry.ino in self._written:
-            attr = attr_nsec = 0
-        return name, attr, name_nsec, attr_nsec
+        """Return for how long name and attributes may be believed: seconds of both, nanoseconds of both."""
+        ino, _, name, attr = entry
+        if name is None and attr is None and ino not in self._written:
+            return self._usual_timeouts
+        name_timeout = self._entry_timeout if name is None else split_timeout(name)
+        attr_timeout = self._attr_timeout if attr is None else split_timeout(attr)
+        if ino in self._written:
+            attr_timeout = 0, 0
+        return name_timeout[0], attr_timeout[0], name_timeout[1], attr_timeout[1]
 
     def _entry(self, fd: int, unique: int, entry: Entry) -> None:
         ino = entry.ino

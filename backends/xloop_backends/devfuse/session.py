@@ -265,9 +265,8 @@ class DevFuseSession:
         assert handlers is not None
         crew = self._crew
         last = Caller(0, 0, 0)
-        moves_data = bytes(opcode in _MOVES_DATA for opcode in range(256))
-        placement = Placement()
-        heard = placement.heard if placement.useful else None
+        moves_data = bytes(opcode in _MOVES_DATA for opcode in range(len(table)))
+        placement = Placement() if Placement.useful() else None
         sleeps = polled = fd
         while True:
             try:
@@ -297,19 +296,15 @@ class DevFuseSession:
             if crew.asleep:
                 crew.rouse()
             _length, opcode, unique, nodeid, uid, gid, pid, extensions = unpack(buffer)
-            data = moves_data[opcode & 255]
-            if data and _is_bulk(opcode, size, buffer):
-                crew.moving_data()
-            if heard is not None and pid:
-                if crew.follows:
-                    heard(pid, data)
-                elif placement.bound:
-                    placement.leave()
             try:
                 handler = table[opcode]
                 requests[opcode] += 1
+                data = moves_data[opcode]
             except IndexError:
                 handler = None
+                data = 0
+            if data and _is_bulk(opcode, size, buffer):
+                crew.moving_data()
             try:
                 if handler is None:
                     if opcode == Opcode.INIT:
@@ -331,7 +326,13 @@ class DevFuseSession:
                 number = errno_of(exc)
                 if opcode not in _NO_REPLY:
                     handlers.error(fd, unique, number)
+            # The client goes on already: what is only for the next request comes after the reply.
             member.busy = False
+            if placement is not None and pid:
+                if crew.follows:
+                    placement.heard(pid, data)
+                elif placement.bound:
+                    placement.leave()
             if crew.on_duty > crew.wanted and not crew.rest(member):
                 return
 
