@@ -269,3 +269,65 @@ def test_who_maps_a_file_for_writing_is_believed_nothing(
             assert _reads(mount, path) == 1
             mapped[0] = value
             assert Path(path).read_bytes()[0] == value
+
+
+def _listing(served: Served, path: str) -> tuple[dict[str, float], list[str]]:
+    """Return what a listing of *path* with all attributes costs, and what it shows."""
+    shown: list[str] = []
+
+    def look() -> None:
+        with os.scandir(path) as entries:
+            shown.extend(
+                sorted(entry.name for entry in entries if entry.stat(follow_symlinks=False))
+            )
+
+    return _counted(served, look, 1), shown
+
+
+def _left_alone(directory: Path) -> None:
+    """A listing is kept of what has not changed for a while."""
+    os.utime(directory, (1, 1))
+
+
+def test_a_listing_that_is_believed_is_asked_for_once(served: Callable[..., Served]) -> None:
+    mount = served(entry_timeout=60.0, attr_timeout=60.0)
+    source = mount.point.parent / mount.point.name.replace("mnt", "source") / "d"
+    source.mkdir()
+    names = sorted(f"f{number}" for number in range(1000))
+    for name in names:
+        (source / name).touch()
+    _left_alone(source)
+    path = str(mount.point / "d")
+    first, shown = _listing(mount, path)
+    assert shown == names
+    assert first["READDIRPLUS"] > 3
+    again, shown = _listing(mount, path)
+    assert shown == names
+    assert "READDIR" not in again
+    assert "READDIRPLUS" not in again
+    assert "LOOKUP" not in again
+    for change in (
+        lambda: os.unlink(f"{path}/f0"),
+        lambda: os.mkdir(f"{path}/new"),
+        lambda: os.rename(f"{path}/f1", f"{path}/g1"),
+        lambda: os.link(f"{path}/f2", f"{path}/g2"),
+        lambda: os.rename(f"{path}/f3", f"{mount.point}/g3"),
+    ):
+        change()
+        assert _listing(mount, path)[1] == sorted(os.listdir(source))
+
+
+def test_a_listing_is_not_kept_longer_than_it_is_believed(served: Callable[..., Served]) -> None:
+    mount = served(entry_timeout=0.2, attr_timeout=0.2)
+    source = mount.point.parent / mount.point.name.replace("mnt", "source") / "d"
+    source.mkdir()
+    (source / "f").touch()
+    _left_alone(source)
+    path = str(mount.point / "d")
+    assert _listing(mount, path)[1] == ["f"]
+    times = os.stat(source)
+    (source / "new").touch()
+    os.utime(source, ns=(times.st_atime_ns, times.st_mtime_ns))  # nothing tells of the change
+    deadline = time.monotonic() + 30
+    while _listing(mount, path)[1] != ["f", "new"]:
+        assert time.monotonic() < deadline

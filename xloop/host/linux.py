@@ -360,16 +360,16 @@ def read_dir(fd: int, buffer: bytearray) -> list[DirEntry]:
     if size < 0:
         raise _fail()
     records = bytes(memoryview(buffer)[:size])
-    entries = []
+    entries: list[DirEntry] = []
     at = 0
-    unpack = _DIRENT.unpack_from
-    end = records.index
+    # Directories have many entries: each step in here is done for every one of them.
+    append, make, record = entries.append, _tuple, DirEntry
+    unpack, end = _DIRENT.unpack_from, records.index
     while at < size:
         ino, offset, length, kind = unpack(records, at)
         name = at + 19
         # The kernel ends the name with NUL but leaves the padding behind it as it was.
-        entry = records[name : end(b"\0", name)], ino, kind, offset
-        entries.append(_tuple(DirEntry, entry))
+        append(make(record, (records[name : end(b"\0", name)], ino, kind, offset)))
         at += length
     return entries
 

@@ -11,6 +11,7 @@ import errno
 import os
 import stat
 import threading
+from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TypeVar
@@ -100,7 +101,7 @@ class LoopbackBase(Operations):
         self._impersonates = host.may_act_as_others()
         self._ended = threading.Event()
         self._sweeper: threading.Thread | None = None
-        # Guards the two maps below; never held during a system call that may wait.
+        # Guards the maps of files and of listings; never held during a system call that may wait.
         self._files_lock = threading.Lock()
         #: The open files of each node, by its number.
         self._files: dict[Ino, list[Descriptor]] = {}
@@ -108,6 +109,8 @@ class LoopbackBase(Operations):
         self._mixed: dict[int, bool] = {}
         #: Device -> whether closing a file there may report an error.
         self._close_reports: dict[int, bool] = {}
+        #: The directories whose listings were told lately, and when; the earliest first.
+        self._told: OrderedDict[Ino, int] = OrderedDict()
         #: Whether anybody has ever asked for a record lock here (:mod:`xloop.loopback.locks`).
         self._locking = False
         #: Who holds record locks on a node (:mod:`xloop.loopback.locks`).

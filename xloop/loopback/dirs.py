@@ -1,9 +1,20 @@
 # SPDX-License-Identifier: MIT
-"""Loopback: reading directories."""
+"""Loopback: reading directories, and how long a listing that was told may be used again.
+
+Owns opendir and what is done with its handle.  Does not own the stream of names (:mod:`.streams`).
+
+**A listing that is kept.**  Whoever asked may keep the names of a directory until its mtime changes
+(``Opened.cache_dir``), which a program that changes the source twice within one tick of the clock gets
+around.  So an open allows that only for a directory that had been left alone for a while; and only as
+long as all the names and attributes of the listing are believed anyway it may use the listing again without
+looking (``Opened.keep_cache``).  Afterwards a new one, which brings all attributes in few requests, is cheaper
+than the kept one, for which each attribute would be asked for alone.
+"""
 
 from __future__ import annotations
 
 import stat
+import time
 from collections.abc import Iterator
 
 from xloop.host import Descriptor, host
@@ -14,6 +25,9 @@ from xloop.types import Caller, DirEntry, Entry, HandleId, Ino, Opened
 
 __all__ = ["Dirs"]
 
+#: Nanoseconds: more than a tick of any clock that file systems take their times from.
+_A_WHILE = 20_000_000
+
 
 class Dirs(LoopbackBase):
     def opendir(self, caller: Caller, ino: Ino, flags: int) -> Opened:
@@ -21,14 +35,41 @@ class Dirs(LoopbackBase):
         ref = self.nodes.ref(node)
         with self._as(caller):
             fd = self._try_noatime(host.open_dir, ref, flags & host.O_NOATIME)
-        return Opened(self.handles.add(DirStream(node, fd)))
+        handle = self.handles.add(DirStream(node, fd))
+        if not self.believed:
+            return Opened(handle)
+        kept = self._told.get(ino, 0) > self._believed_since()
+        may_keep = kept or abs(time.time_ns() - host.statx(fd).mtime_ns) > _A_WHILE
+        return Opened(handle, cache_dir=may_keep, keep_cache=kept)
+
+    def _believed_since(self) -> float:
+        """Return when that was told, in ticks, of which the last will be believed for a moment still."""
+        # For an eighth of the time after that: long enough to ask for it.
+        return self.nodes.tick() - self.believed * TICKS * 7 / 8
+
+    def _was_told(self, ino: Ino, begun: int) -> None:
+        """Note that a listing of *ino* was told, the first of its attributes at the tick *begun*."""
+        since = self._believed_since()
+        with self._files_lock:
+            told = self._told
+            told[ino] = begun
+            told.move_to_end(ino)
+            while told and next(iter(told.values())) <= since:
+                told.popitem(last=False)
 
     def readdir(
         self, caller: Caller, ino: Ino, handle: HandleId, offset: int
     ) -> Iterator[DirEntry]:
         stream = self._stream(handle)
-        for raw in stream.entries(offset):
-            yield self._shown(stream, raw)
+        entries = stream.entries(offset)
+        node = stream.node
+        if (
+            node.dev != self.nodes.root_dev
+            or node is self.nodes.root
+            or self._is_mixed(node.dev, stream.fd)
+        ):
+            return (self._shown(stream, raw) for raw in entries)
+        return entries  # most directories are shown as they are
 
     def readdirplus(
         self, caller: Caller, ino: Ino, handle: HandleId, offset: int
@@ -40,8 +81,9 @@ class Dirs(LoopbackBase):
         known, intern, shown, statx = nodes.get, nodes.intern, nodes.shown, host.statx
         root_dev = nodes.root_dev
         as_itself = self._as(caller) is NOTHING
-        # For an eighth of the time after that it is believed still: long enough to ask for it.
-        since = nodes.tick() - self.believed * TICKS * 7 / 8
+        since = self._believed_since()
+        if offset == 0:
+            stream.begun = nodes.tick()
         for raw in stream.entries(offset):
             name, d_ino, _, _ = raw
             child = known(d_ino)
@@ -51,6 +93,8 @@ class Dirs(LoopbackBase):
                 and child.parent is directory
                 and child.name == name
             ):
+                if child.told < stream.begun:
+                    stream.begun = child.told
                 yield raw, None
                 continue
             if name == b"." or name == b"..":
@@ -71,6 +115,8 @@ class Dirs(LoopbackBase):
                 attr = shown(attr)
             listed = raw if d_ino == attr.ino else raw._replace(ino=attr.ino)
             yield listed, Entry(node.ino, attr)
+        if self.believed:
+            self._was_told(ino, stream.begun)
 
     def _shown(self, stream: DirStream, raw: DirEntry) -> DirEntry:
         """Return *raw*, which nobody has looked up, with the number to show."""

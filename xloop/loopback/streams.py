@@ -25,11 +25,13 @@ _BUFFER = 32 * 1024
 class DirStream:
     """One open of a directory."""
 
-    __slots__ = ("_at", "_entries", "_lock", "_start", "fd", "node")
+    __slots__ = ("_at", "_entries", "_lock", "_start", "begun", "fd", "node")
 
     def __init__(self, node: Node, fd: Descriptor) -> None:
         self.node = node
         self.fd = fd
+        #: When the first attributes of the listing were told, in ticks of the node table.
+        self.begun = 0
         self._lock = threading.Lock()
         self._entries: list[DirEntry] = []
         self._start = 0  # cookie before the first buffered entry

@@ -432,15 +432,16 @@ class Handlers(Replies):
     def readdir(self, fd: int, unique: int, nodeid: Ino, caller: Caller, body: memoryview) -> None:
         fh, offset, size, _flags, _owner, _file_flags = abi.READ_IN.unpack_from(body)
         parts: list[bytes] = []
+        append, packers = parts.append, _DIRENTS
         room = size
         try:
             for name, ino, kind, next_ in self.ops.readdir(caller, nodeid, HandleId(fh), offset):
                 length = len(name)
-                part = _DIRENTS[length](ino, next_, length, kind, name)
+                part = packers[length](ino, next_, length, kind, name)
                 room -= len(part)
                 if room < 0:
                     break
-                parts.append(part)
+                append(part)
         except Exception as exc:
             if not parts:
                 raise
