@@ -28,6 +28,7 @@ from itertools import chain
 from xloop import mounts
 from xloop.errors import MountError, UnmountError, errno_of
 from xloop.host import Descriptor, host
+from xloop.latency import EVERY, Latencies
 from xloop.ops import Operations
 from xloop.options import MountOptions
 from xloop.types import Caller, Ino
@@ -50,6 +51,7 @@ _MAX_THREADS = 64
 _POLL = 60
 
 _NO_REPLY = frozenset({Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT})
+_KNOWN = frozenset(Opcode)
 #: Bytes in one request for which several threads are worth while.
 _BULK = 64 * 1024
 _MOVES_DATA = {Opcode.READ, Opcode.WRITE, Opcode.COPY_FILE_RANGE, Opcode.FSYNC}
@@ -107,6 +109,7 @@ class DevFuseSession:
         self._descriptors: dict[int, list[Descriptor]] = {}
         #: Requests by opcode, for status() and for tests that count.
         self.requests = [0] * (max(Opcode) + 1)
+        self._latencies = Latencies(len(self.requests))
 
     # -- the life of a session ----------------------------------------------------------
 
@@ -209,6 +212,7 @@ class DevFuseSession:
             "polling": {"requests": self._polled[0], "seconds": self._polled[1] / 1e9},
             "seconds with idle CPUs awake": self._crew.seconds_awake(),
             "requests": {op.name: self.requests[op] for op in Opcode if self.requests[op]},
+            "latencies": self._latencies.status(_name_of),
         }
         if terms is not None:
             state.update(terms.status())
@@ -268,6 +272,8 @@ class DevFuseSession:
         moves_data = bytes(opcode in _MOVES_DATA for opcode in range(len(table)))
         placement = Placement() if Placement.useful() else None
         sleeps = polled = fd
+        clock = time.perf_counter_ns
+        note = self._latencies.note
         while True:
             try:
                 if crew.polls:
@@ -293,6 +299,7 @@ class DevFuseSession:
                 return  # cut off: see abort()
             member.requests += 1
             member.busy = True
+            begin = 0 if member.requests % EVERY else clock()
             if crew.asleep:
                 crew.rouse()
             _length, opcode, unique, nodeid, uid, gid, pid, extensions = unpack(buffer)
@@ -328,6 +335,8 @@ class DevFuseSession:
                     handlers.error(fd, unique, number)
             # The client goes on already: what is only for the next request comes after the reply.
             member.busy = False
+            if begin:
+                note(opcode, clock() - begin)
             if placement is not None and pid:
                 if crew.follows:
                     placement.heard(pid, data)
@@ -373,6 +382,10 @@ class DevFuseSession:
     def _reply_to_wait(self, fd: int, unique: int, number: int) -> None:
         assert self._handlers is not None
         self._handlers.error(fd, unique, number)  # 0 is success: the reply is the header alone
+
+
+def _name_of(opcode: int) -> str:
+    return Opcode(opcode).name if opcode in _KNOWN else str(opcode)
 
 
 def _is_bulk(opcode: int, size: int, buffer: bytearray) -> bool:

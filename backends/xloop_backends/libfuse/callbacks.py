@@ -25,6 +25,7 @@ from typing import Any
 from xloop.errors import errno_of
 from xloop.fuselib import callback_type, fill, until_error
 from xloop.host import host
+from xloop.latency import Calls
 from xloop.pathview import PathView
 from xloop.types import Attr, Caller, HandleId, LockRange, Opened
 
@@ -64,6 +65,7 @@ class Callbacks:
         kernel_checks: bool,
     ) -> None:
         self._view = view
+        self.calls = Calls()
         self._binding = binding
         self._request = request
         self._waiting = waiting
@@ -91,7 +93,7 @@ class Callbacks:
         for name, prototype, *_ in self._binding.fuse_operations._fields_:
             method = getattr(self, name, None)
             if callable(method):
-                function = callback_type(prototype)(self._guarded(method))
+                function = callback_type(prototype)(self._guarded(self.calls.counted(name, method)))
                 self._keep.append(function)
                 setattr(table, name, ctypes.cast(function, prototype))
         self._keep.append(table)

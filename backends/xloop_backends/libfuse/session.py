@@ -234,6 +234,7 @@ class LibfuseSession:
             "version": f"{binding.fuse_version_major}.{binding.fuse_version_minor}",
             "threads": len(self._threads),
             "waiting locks": self._waiting,
+            **self._callbacks.calls.status(),
             **self._terms.status(),
         }
 

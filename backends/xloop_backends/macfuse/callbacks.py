@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 
 from xloop.errors import errno_of
 from xloop.fuselib import fill, until_error
+from xloop.latency import Calls
 from xloop.pathview import PathView
 from xloop.types import Caller, HandleId, Opened, SetAttr
 
@@ -55,6 +56,7 @@ class Callbacks:
 
     def __init__(self, view: PathView, binding: Any, get_context: Any, terms: Terms) -> None:
         self._view = view
+        self.calls = Calls()
         self._context = get_context
         self._file = binding.fuse_file_info.from_address
         self._table_type = abi.table_type(binding)
@@ -68,7 +70,7 @@ class Callbacks:
         for name, kind, *_ in fields:
             method = getattr(self, name, None)
             if callable(method) and kind is not ctypes.c_void_p:
-                function = kind(self._guarded(method))
+                function = kind(self._guarded(self.calls.counted(name, method)))
                 self._keep.append(function)
                 setattr(table, name, function)
         # Paths are not wanted where there is a handle; and a time may be left as it is.

@@ -130,5 +130,6 @@ class MacFuseSession:
             "library": binding._libfuse._name,  # noqa: SLF001  # it has no other name
             "version": f"{binding.fuse_version_major}.{binding.fuse_version_minor}",
             "volume": self._callbacks.volume or self._volume,
+            **self._callbacks.calls.status(),
             **self._terms.status(),
         }

@@ -25,6 +25,7 @@ from collections.abc import Callable
 from typing import Any
 
 from xloop.errors import errno_of
+from xloop.latency import Calls
 from xloop.pathview import PathView
 from xloop.types import Caller, HandleId, Opened, SetAttr
 
@@ -60,6 +61,7 @@ class Callbacks:
         source: str | None = None,
     ) -> None:
         self._view = view
+        self.calls = Calls()
         self._on_init = on_init
         self._case_sensitive = case_sensitive
         self._read_only = read_only
@@ -80,7 +82,7 @@ class Callbacks:
         for name, prototype in abi.Operations._fields_:  # type: ignore[misc]  # none has a bit width
             method = getattr(self, name, None)
             if method is not None:
-                function = prototype(abi.failing(method, errno_of))
+                function = prototype(abi.failing(self.calls.counted(name, method), errno_of))
                 self._keep.append(function)
                 setattr(table, name, function)
         self._keep.append(table)

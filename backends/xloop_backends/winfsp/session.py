@@ -169,4 +169,5 @@ class WinfspSession:
             "interface": f"{version // 10}.{version % 10}",
             "capable": f"{self._callbacks.capable:#x}",
             "asked": f"{self._callbacks.want:#x}",
+            **self._callbacks.calls.status(),
         }
