@@ -21,6 +21,7 @@ __all__ = [
     "check",
     "nearest",
     "parse_options",
+    "spelled",
     "with_fields",
 ]
 
@@ -313,6 +314,20 @@ def parse_options(strings: Iterable[str], base: MountOptions | None = None) -> M
             field, value = _understand(item)
             fields[field] = value
     return with_fields(base or MountOptions(), fields)
+
+
+def spelled(options: MountOptions) -> str:
+    """Return what makes *options* other than the default, as it is written after -o."""
+    plain = MountOptions()
+    items = []
+    for option in TABLE:
+        value = getattr(options, option.field)
+        if value == getattr(plain, option.field):
+            continue
+        word = next((word for word, means in option.words.items() if means == value), None)
+        text = str(value).removesuffix(".0").replace("\\", "\\\\").replace(",", "\\,")
+        items.append(word or f"{option.key}={text}")
+    return ",".join(items)
 
 
 def with_fields(base: MountOptions, fields: Mapping[str, object]) -> MountOptions:

@@ -29,14 +29,15 @@ from functools import partial
 from types import FrameType
 from typing import Any
 
-from xloop import mounts
+from xloop import mounts, records
 from xloop.backend import Backend, Session
-from xloop.control import Line
+from xloop.control import Line, Message
+from xloop.control_socket import Answer, ControlSocket, Request
 from xloop.errors import MountError, UnmountError, XloopError
 from xloop.host import process
 from xloop.host.mounttable import MountEntry
 from xloop.ops import Operations
-from xloop.options import MountOptions
+from xloop.options import MountOptions, spelled
 from xloop.preflight import check_mountpoint
 from xloop.registry import AUTO, choose
 
@@ -127,6 +128,17 @@ class Service:
         self._detached = False  #: out of the tree, but somebody still uses it
         self._stuck = False  #: it should end, but cannot even be detached: another mount covers it
         self._first_signal: float | None = None
+        #: What can be asked through the control socket.
+        self._requests: dict[str, Request] = {
+            "status": self._on_status,
+            "unmount": self._on_unmount,
+            "abort": self._on_abort,
+        }
+        self._selector: selectors.BaseSelector | None = None
+        self._record: records.Record | None = None
+        self._kept: records.Kept | None = None
+        self._control: ControlSocket | None = None
+        self._why_not_asked = "the mount is not ready yet"
 
     # -- the main thread --------------------------------------------------------------------
 
@@ -141,7 +153,10 @@ class Service:
 
     def status(self) -> dict[str, object]:
         """Return what the session tells about itself; to be called while it is there."""
-        return self._session.status() if self._session is not None else {}
+        if self._session is None:
+            return {}
+        asked = self._kept.path if self._kept is not None else f"none: {self._why_not_asked}"
+        return {**self._session.status(), "control socket": asked}
 
     def _run(self, ready: Callable[[], object] | None) -> None:
         handlers: dict[int, Any] = {}
@@ -187,6 +202,7 @@ class Service:
 
     def _wait(self, handlers: dict[int, Any]) -> None:
         with selectors.DefaultSelector() as selector:
+            self._selector = selector
             selector.register(self._wake_receive, selectors.EVENT_READ, "wake")
             if self._line is not None:
                 selector.register(self._line, selectors.EVENT_READ, "line")
@@ -195,11 +211,15 @@ class Service:
                 if self._orphaned:
                     self._on_orphaned(selector)
             while not self._ended:
-                ready = selector.select(_RETRY if self._stuck else None)
+                ready = selector.select(self._patience())
                 if self._stuck and not ready:
                     self._unmount_or_detach()
-                for key, _ in ready:
-                    if key.data == "wake":
+                if self._control is not None:
+                    self._control.resume()
+                for key, events in ready:
+                    if callable(key.data):
+                        key.data(events)
+                    elif key.data == "wake":
                         self._on_wake(handlers)
                     elif self._line is None:
                         pass  # let go of meanwhile, by the event before this one
@@ -259,6 +279,80 @@ class Service:
             selector.unregister(self._line)
             self._line.close()
             self._line = None
+
+    def _patience(self) -> float | None:
+        """Return how many seconds to wait when nothing comes; None: for ever."""
+        pause = self._control.pause if self._control is not None else None
+        if not self._stuck:
+            return pause
+        return _RETRY if pause is None else min(_RETRY, pause)
+
+    # -- the control socket -------------------------------------------------------------
+
+    def _listen(self) -> None:
+        """Keep a record of the mount, and let it be asked.  Where that cannot be, it is served all the same."""
+        # Some backends mount only when they serve: then it was not in the table before.
+        entry = self._entry or mounts.mount_at(mounts.read_table(), self._mountpoint)
+        if entry is None:
+            self._why_not_asked = "the mount is not in the table of mounts"
+            return
+        assert self._selector is not None
+        self._record = records.Record(
+            device=entry.device,
+            mountpoint=self._mountpoint,
+            source=str(self._options.fsname),
+            fstype=entry.fstype,
+            backend=self._backend.name,
+            options=spelled(replace(self._options, fsname=None)),
+            since=time.time(),
+            pid=os.getpid(),
+            owner=process.user(),
+            ends=self._line is not None,
+        )
+        try:
+            self._kept = records.keep(self._record)
+        except OSError as exc:
+            self._why_not_asked = exc.strerror or str(exc)
+            _log.info("xloop: %r cannot be asked: %s", self._mountpoint, self._why_not_asked)
+            return
+        self._control = ControlSocket(self._kept.listener, self._selector, self._requests)
+
+    def _on_status(self, request: Message, answer: Answer) -> None:
+        assert self._record is not None
+        session = self.status()
+        counts = session.get("requests")
+        table = mounts.read_table()
+        answer(
+            "status",
+            **self._record._asdict(),
+            served=sum(counts.values()) if isinstance(counts, dict) else None,
+            mounted=any(entry.device == self._record.device for entry in table),
+            layers=[type(operations).__name__ for operations in _stack(self._operations)],
+            process=process.usage(),
+            caches={
+                "attributes": self._options.attr_timeout,
+                "names": self._options.entry_timeout,
+                "names that are not there": self._options.negative_timeout,
+            },
+            file_system=_told_by(self._operations),
+            session=session,
+        )
+
+    def _on_unmount(self, request: Message, answer: Answer) -> None:
+        """``unmount``, *lazy* or not: ``unmounted``, ``detached``, or ``failed``."""
+
+        def tried(error: UnmountError | None, lazy: bool) -> None:
+            if error is not None:
+                answer("failed", type="UnmountError", why=error.why, fix=error.fix)
+            else:
+                answer("detached" if lazy else "unmounted")
+
+        self._unmount(lazy=bool(request.get("lazy")), then=tried)
+
+    def _on_abort(self, request: Message, answer: Answer) -> None:
+        """``abort``: the connection is cut off; whoever uses the mount gets errors."""
+        self._cut_off()
+        answer("aborted")
 
     # -- unmounting ---------------------------------------------------------------------
 
@@ -366,6 +460,10 @@ class Service:
         for thread in [*self._helpers, *([self._serving] if self._serving is not None else [])]:
             thread.join(5)
         self._session = None  # what the session holds open is not to wait for a caller's exception
+        if self._kept is not None:
+            self._kept.close()
+        if self._control is not None:
+            self._control.close()  # by which whoever waits for the end of all this hears of it
         for sock in (self._wake_receive, self._wake_send):
             sock.close()
         if self._asker_end is not None:
@@ -383,6 +481,7 @@ class Service:
         self._post(self._end)
 
     def _announce(self, ready: Callable[[], object] | None) -> None:
+        self._listen()
         if ready is not None:
             ready()
 
@@ -400,6 +499,21 @@ class Service:
         self._events.append(event)
         with suppress(BlockingIOError, OSError):  # a full buffer wakes it just as well
             self._wake_send.send(b"\0")
+
+
+def _stack(operations: Operations) -> list[Operations]:
+    """Return *operations* and, layer by layer, what is below it."""
+    stack = [operations]
+    while isinstance(inner := getattr(stack[-1], "inner", None), Operations):
+        stack.append(inner)
+    return stack
+
+
+def _told_by(operations: Operations) -> dict[str, object]:
+    """Return what the innermost of *operations* tells of itself, if it has a method for that."""
+    tell = getattr(_stack(operations)[-1], "status", None)
+    told = tell() if callable(tell) else None
+    return told if isinstance(told, dict) else {}
 
 
 #: The key, among signal numbers, under which the former wakeup descriptor is kept.

@@ -27,8 +27,23 @@ def named(path: str) -> int | None:
 
 def test_a_line_is_read() -> None:
     entry = parse(TABLE)[2]
-    assert entry == MountEntry(40, 27, (0, 40), "/mnt", "fuse.xloop", "/srv/a b\nc\\d")
+    assert entry == MountEntry(40, 27, (0, 40), "/mnt", "fuse.xloop", "/srv/a b\nc\\d", owner=0)
     assert entry.is_fuse
+
+
+@pytest.mark.parametrize(
+    ("options", "owner"),
+    [
+        ("rw,user_id=1000,group_id=0", 1000),
+        ("user_id=7", 7),
+        ("rw", None),
+        ("rw,other_user_id=3", None),
+        ("rw,user_id=x", None),
+    ],
+)
+def test_a_user_space_file_system_tells_whose_it_is(options: str, owner: int | None) -> None:
+    (entry,) = parse(f"9 1 0:9 / /a rw - fuse.xloop x {options}\n".encode())
+    assert entry.owner == owner
 
 
 def test_optional_fields_may_be_there_or_not() -> None:

@@ -8,7 +8,7 @@ import dataclasses
 import pytest
 
 from xloop.errors import OptionError
-from xloop.options import TABLE, MountOptions, parse_options, with_fields
+from xloop.options import TABLE, MountOptions, parse_options, spelled, with_fields
 
 
 @pytest.mark.parametrize(
@@ -189,3 +189,20 @@ def test_what_the_help_calls_a_default_is_one() -> None:
         value = getattr(defaults, option.field)
         if said and value is not None:
             assert default.rstrip(".") == f"{value:g}" if isinstance(value, float) else value
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "ro,noexec,attr_timeout=0.25",
+        "fsname=a\\,b\\\\c,entry_timeout=2",
+        "nodefault_permissions,noatime,poll=0",
+        "passthrough",
+        "nopassthrough,threads=3,max_read=8192",
+    ],
+)
+def test_options_are_spelled_as_they_are_understood(text: str) -> None:
+    options = parse_options([text])
+    assert parse_options([spelled(options)]) == options
+    assert set(spelled(options).split(",")) == set(text.split(","))

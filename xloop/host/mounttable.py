@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from xloop.host.darwin_libc import Mounted
 
 __all__ = [
+    "CAN_DETACH",
     "COVERS_DIRECTORIES",
     "MountEntry",
+    "abort",
     "check_point",
     "device_of",
     "from_bsd",
@@ -39,6 +41,10 @@ __all__ = [
 #: Whether a mount covers a directory that is there.  Else (Windows) it brings the place where it is seen.
 COVERS_DIRECTORIES = sys.platform != "win32"
 
+#: Whether a mount that is in use can be taken out of the tree, and its users go on.  Else a lazy unmount
+#: cuts them off.
+CAN_DETACH = sys.platform == "linux"
+
 
 class MountEntry(NamedTuple):
     """One line of /proc/self/mountinfo; proc_pid_mountinfo(5)."""
@@ -49,6 +55,8 @@ class MountEntry(NamedTuple):
     mountpoint: str
     fstype: str  #: with the subtype: fuse.xloop
     source: str
+    #: The user whose mount it is, as user-space file systems tell; None: not told.
+    owner: int | None = None
 
     @property
     def is_fuse(self) -> bool:
@@ -83,9 +91,18 @@ def parse(mountinfo: bytes) -> list[MountEntry]:
                 mountpoint=_text(fields[4]),
                 fstype=_text(kind[0]),
                 source=_text(kind[1]),
+                owner=_owner(kind[-1]),
             )
         )
     return entries
+
+
+_OWNER = re.compile(rb"(?:^|,)user_id=(\d+)(?:,|$)")
+
+
+def _owner(options: bytes) -> int | None:
+    found = _OWNER.search(options)
+    return int(found[1]) if found is not None else None
 
 
 def read() -> list[MountEntry]:
@@ -179,6 +196,20 @@ def unmount(path: str, *, lazy: bool = False) -> None:
     if libc.umount2(os.fsencode(path), nofollow | (detach if lazy else 0)):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), path)
+
+
+def abort(device: tuple[int, int]) -> None:
+    """Have every request to the user-space file system *device* fail, from now on.
+
+    By the kernel, whatever its server does.  OSError: the kernel's files for that are not mounted, or this
+    user may not.
+    """
+    if sys.platform != "linux":
+        raise OSError(errno.EOPNOTSUPP, "there is no such call here")
+    # Documentation/filesystems/fuse.rst, "Control filesystem"; fs/fuse/control.c names it by the device.
+    number = os.makedev(*device) if device[0] else device[1]
+    with open(f"/sys/fs/fuse/connections/{number}/abort", "wb", buffering=0) as file:
+        file.write(b"1")
 
 
 def helpers(path: str, *, lazy: bool) -> list[list[str]]:

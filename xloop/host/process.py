@@ -33,12 +33,16 @@ __all__ = [
     "give",
     "interpreter",
     "keep_standard_descriptors",
+    "kill",
     "leave_terminal",
     "overheard",
     "silence",
     "taken",
     "terminate",
     "unblock",
+    "usage",
+    "user",
+    "user_name",
     "users_of",
     "wait",
     "watch",
@@ -99,6 +103,11 @@ def terminate(child: subprocess.Popen[bytes], number: int) -> None:
         child.terminate()
     else:
         child.send_signal(number)
+
+
+def kill(pid: int) -> None:
+    """End the process *pid*, which may be anybody's and do anything, at once."""
+    os.kill(pid, 9)  # SIGKILL has no name on Windows, where any number but two ends a process
 
 
 def _unsupported(what: str) -> OSError:
@@ -188,6 +197,46 @@ def silence() -> None:
         os.dup2(null, number)
     if null > 2:
         os.close(null)
+
+
+def user() -> int:
+    """Return the user that this process acts as; 0 on Windows, where users have no numbers."""
+    if sys.platform == "win32":
+        return 0
+    return os.geteuid()
+
+
+def user_name(number: int) -> str | None:
+    """Return the name of a user; None: there is none."""
+    if sys.platform == "win32":
+        return None
+    import pwd
+
+    try:
+        return pwd.getpwuid(number).pw_name
+    except (KeyError, OverflowError):
+        return None
+
+
+def usage() -> dict[str, int]:
+    """Return what this process has: threads, descriptors and their limit, bytes of memory.
+
+    As far as the system tells.
+    """
+    found = {"threads": threading.active_count()}
+    if sys.platform != "win32":
+        import resource
+
+        found["descriptors"] = len(_listing("/dev/fd"))
+        found["descriptor limit"] = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if sys.platform == "linux":
+        # proc(5): the second field is the resident set size, in pages.
+        with (
+            contextlib.suppress(OSError, ValueError, IndexError),
+            open("/proc/self/statm", encoding="ascii") as statm,
+        ):
+            found["bytes of memory"] = int(statm.read().split()[1]) * resource.getpagesize()
+    return found
 
 
 def watch(pid: int) -> int | None:

@@ -133,6 +133,16 @@ class LoopbackBase(Operations):
         self._files.clear()
         self._owners.clear()
 
+    def status(self) -> dict[str, object]:
+        """Return what people may want to know: what `xloop status` shows of the file system."""
+        return {
+            "nodes": len(self.nodes),
+            "cached descriptors": self.nodes.descriptors,
+            "most cached descriptors": self.nodes.budget,
+            "open files and directories": len(self.handles),
+            "acts as the caller": self._impersonates,
+        }
+
     def _sweep(self) -> None:
         """Let go of files that nobody uses, so that deleting them on the source frees their space."""
         referenced = self.nodes.referenced
