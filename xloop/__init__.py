@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from xloop.layers import Layer
     from xloop.loopback import Loopback
     from xloop.mounting import Mount, mount
-    from xloop.mounts import umount
     from xloop.ops import Mutates, Op, Operations, Subject
     from xloop.options import MountOptions, parse_options
     from xloop.serving import serve
@@ -48,6 +47,7 @@ if TYPE_CHECKING:
         StatFs,
         TimeOrNow,
     )
+    from xloop.unmounting import umount
 
 __version__ = "0.1.0"
 
@@ -106,7 +106,6 @@ _HOMES = {
     # The module is not called xloop.mount: importing it would put the module where the
     # function of that name belongs.  A test holds every module against every export.
     "xloop.mounting": ("Mount", "mount"),
-    "xloop.mounts": ("umount",),
     "xloop.ops": ("Mutates", "Op", "Operations", "Subject"),
     "xloop.options": ("MountOptions", "parse_options"),
     "xloop.serving": ("serve",),
@@ -126,6 +125,7 @@ _HOMES = {
         "StatFs",
         "TimeOrNow",
     ),
+    "xloop.unmounting": ("umount",),
 }
 
 

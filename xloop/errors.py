@@ -18,6 +18,7 @@ import logging
 
 __all__ = [
     "BackendUnavailable",
+    "BusyError",
     "MountError",
     "OptionError",
     "UnmountError",
@@ -54,6 +55,14 @@ class BackendUnavailable(MountError):
 
 class UnmountError(XloopError):
     """The mount is still there."""
+
+
+class BusyError(UnmountError):
+    """The mount is still there, because somebody uses it."""
+
+    def __init__(self, why: str, fix: str = "", *, answers: bool = True) -> None:
+        super().__init__(why, fix)
+        self.answers = answers  #: whether its server does, as far as is known
 
 
 def errno_of(exc: BaseException) -> int:

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: MIT
-"""What is known of mounts from outside, and taking one away: :func:`umount`.
+"""What is known of mounts from outside, and taking one away, in one attempt: :func:`umount`.
 
 Owns finding the mount that a path means, telling whether it answers, and unmounting by path.
-Does not own mounting, nor a server that this program started: :class:`xloop.mounting.Mount`
-unmounts that.
+Does not own mounting, a server that this program started (:class:`xloop.mounting.Mount` unmounts that),
+nor any patience with what is busy (:mod:`xloop.unmounting`).
 
 The rule here: the mount table first, the path later.  Asking a user-space file system anything
 hangs when its server hangs, and a program that waits for an answer which the server has begun
@@ -20,7 +20,7 @@ import sys
 from collections.abc import Sequence
 from enum import Enum
 
-from xloop.errors import UnmountError, XloopError
+from xloop.errors import BusyError, UnmountError, XloopError
 from xloop.host import mounttable, process
 from xloop.host.mounttable import MountEntry
 
@@ -30,8 +30,10 @@ __all__ = [
     "by_system",
     "command",
     "containing",
+    "flush",
     "health",
     "locate",
+    "meant",
     "mount_at",
     "read_table",
     "take_away",
@@ -146,17 +148,36 @@ _ASK = "import os, sys\ntry:\n getattr(os, 'statvfs', os.stat)(sys.argv[1])\nexc
 
 def health(path: str, patience: float = PATIENCE) -> Health:
     """Ask the file system mounted at *path* one question, and wait *patience* seconds at most."""
+    status = _in_a_child(_ASK, mounttable.root_of(path), patience)
+    if status is None:
+        return Health.HANGS
+    # ECONNABORTED: cut off through /sys/fs/fuse/connections.  Any other error is an answer, EACCES
+    # for instance is what the mount of another user says.
+    return Health.DEAD if status in (errno.ENOTCONN, errno.ECONNABORTED) else Health.ANSWERS
+
+
+#: Writes what the kernel holds of mapped files that were changed; syncfs(2), where there is one.
+_FLUSH = "import ctypes, os, sys\nctypes.CDLL(None).syncfs(os.open(sys.argv[1], os.O_RDONLY))"
+
+
+def flush(path: str, patience: float = PATIENCE) -> None:
+    """Have what was changed in memory written to the file system at *path*, if it answers in time."""
+    _in_a_child(_FLUSH, mounttable.root_of(path), patience)
+
+
+def _in_a_child(program: str, path: str, patience: float) -> int | None:
+    """Return the exit status of the Python *program*, given *path*; None: it takes too long."""
     import subprocess  # here: most mountpoints are ordinary directories, and nobody asks
 
     probe = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", _ASK, mounttable.root_of(path)],
+        [sys.executable, "-I", "-S", "-c", program, path],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         cwd="/",
     )
     try:
-        status = probe.wait(patience)
+        return probe.wait(patience)
     except subprocess.TimeoutExpired:
         probe.kill()
         # Killed while the request still waits in the queue, it goes; else it stays until the
@@ -164,10 +185,7 @@ def health(path: str, patience: float = PATIENCE) -> Health:
         with contextlib.suppress(subprocess.TimeoutExpired):
             probe.wait(0.5)
         probe.returncode = probe.returncode if probe.returncode is not None else -9
-        return Health.HANGS
-    # ECONNABORTED: cut off through /sys/fs/fuse/connections.  Any other error is an answer, EACCES
-    # for instance is what the mount of another user says.
-    return Health.DEAD if status in (errno.ENOTCONN, errno.ECONNABORTED) else Health.ANSWERS
+        return None
 
 
 def take_away(path: str, *, lazy: bool = False, expected: MountEntry | None = None) -> None:
@@ -193,14 +211,14 @@ def take_away(path: str, *, lazy: bool = False, expected: MountEntry | None = No
         raise (_busy(path) if exc.errno == errno.EBUSY else _denied(path, exc)) from exc
 
 
-def _busy(path: str) -> UnmountError:
+def _busy(path: str) -> BusyError:
     """Return the error for a mount that is in use, naming by whom."""
     users = process.users_of(path)
     shown = [f"{program} (pid {pid}): {used}" for pid, program, used in users[:5]]
     if len(users) > len(shown):
         shown.append(f"and {len(users) - len(shown)} more")
     by = "used by " + "; ".join(shown) if shown else "used by a process that this user cannot see"
-    return UnmountError(
+    return BusyError(
         f"{path!r} is busy, {by}",
         f"end what uses it, or detach it: {command('umount', '--lazy', path)}"
         " (in Python: unmount(lazy=True))",
@@ -212,20 +230,10 @@ def umount(
 ) -> str:
     """Unmount the xloop mount at *mountpoint*, whoever serves it; return what there was to say.
 
-    *lazy*: out of the tree at once, served until its last user is gone.  *subtype*: as given to
-    the mount (``-o subtype=``); a mount of any other type is refused, so that a slip of the
-    finger does not take away somebody else's file system.  A dead mount is cleaned away, also
-    when processes still hold files of it: nobody can use those any more.
-
-    Raises UnmountError; then the mount is still there.
+    One attempt of :func:`xloop.unmounting.umount`.
     """
-    table = mounttable.read()
-    path = locate(os.fspath(mountpoint), table)
-    entry = mount_at(table, path)
-    if entry is None:
-        raise _nothing_there(table, path)
-    if entry.fstype != f"fuse.{subtype}":
-        raise _not_ours(entry)
+    entry = meant(mountpoint, subtype=subtype)
+    path = entry.mountpoint
     state = Health.ANSWERS if lazy else health(path)
     try:
         _take_away(path, lazy=lazy)
@@ -234,9 +242,11 @@ def umount(
             raise _denied(path, exc) from exc
         if state is not Health.DEAD:
             if state is Health.HANGS:
-                raise UnmountError(
+                raise BusyError(
                     f"{path!r} is busy, and its server does not answer",
-                    f"to detach it all the same: {command('umount', '--lazy', path)}",
+                    f"to detach it all the same: {command('umount', '--lazy', path)}\n"
+                    f"or to cut off whoever uses it: {command('umount', '--force', path)}",
+                    answers=False,
                 ) from None
             raise _busy(path) from None
         _take_away(path, lazy=True)
@@ -245,6 +255,18 @@ def umount(
             f"{path!r} was dead ({Health.DEAD.value}): its server ended without unmounting; cleaned"
         )
     return f"{path!r} is detached" if lazy else f"{path!r} is unmounted"
+
+
+def meant(mountpoint: str | os.PathLike[str], *, subtype: str) -> MountEntry:
+    """Return the mount of type fuse.*subtype* at *mountpoint*; UnmountError says what is there instead."""
+    table = mounttable.read()
+    path = locate(os.fspath(mountpoint), table)
+    entry = mount_at(table, path)
+    if entry is None:
+        raise _nothing_there(table, path)
+    if entry.fstype != f"fuse.{subtype}":
+        raise _not_ours(entry)
+    return entry
 
 
 def _nothing_there(table: Sequence[MountEntry], path: str) -> UnmountError:

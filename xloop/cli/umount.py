@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: MIT
 """``xloop umount``: take mounts of xloop away.
 
-Owns the command's words.  Does not own the unmounting: :func:`xloop.mounts.umount`.
+Owns the command's words.  Does not own the unmounting: :func:`xloop.unmounting.umount`.
 """
 
 from __future__ import annotations
@@ -12,25 +12,42 @@ import sys
 import click
 
 from xloop.cli import complain
-from xloop.errors import UnmountError
+from xloop.errors import XloopError
 
 __all__ = ["umount"]
 
 _EPILOG = """\b
 Examples:
-  xloop umount ~/view         fails if something in ~/view is in use, and says by whom
-  xloop umount --lazy ~/view  out of the way now; what is in use stays usable until closed
+  xloop umount ~/view               fails if something in ~/view is in use, and says by whom
+  xloop umount --timeout 30 ~/view  ... if it still is after half a minute
+  xloop umount --lazy ~/view        out of the way now; what is in use stays usable until closed
+  xloop umount --force ~/view       gone now; whoever uses it gets errors
+  xloop umount --all                all that you have mounted with xloop
 """
 
 
 @click.command(epilog=_EPILOG)
-@click.argument("mountpoints", metavar="MOUNTPOINT...", nargs=-1, required=True)
+@click.argument("mountpoints", metavar="MOUNTPOINT...", nargs=-1)
+@click.option("-a", "--all", "everything", is_flag=True, help="All mounts of this user.")
 @click.option(
     "-l",
     "-z",
     "--lazy",
     is_flag=True,
     help="Detach: nobody can enter any more, who is inside can finish.",
+)
+@click.option(
+    "-f",
+    "--force",
+    is_flag=True,
+    help="Cut off whoever uses it: they get errors. What was written stays.",
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    metavar="SECONDS",
+    help="How long to wait for a mount that is in use. Default: not at all.",
 )
 @click.option(
     "--subtype",
@@ -40,24 +57,48 @@ Examples:
     help="For a mount that was made with -o subtype=NAME.",
 )
 @click.option("-v", "--verbose", is_flag=True, help="Say what was unmounted.")
-def umount(mountpoints: tuple[str, ...], lazy: bool, subtype: str, verbose: bool) -> None:
+def umount(
+    mountpoints: tuple[str, ...],
+    everything: bool,
+    lazy: bool,
+    force: bool,
+    timeout: float,
+    subtype: str,
+    verbose: bool,
+) -> None:
     """Unmount what xloop has mounted at each MOUNTPOINT.
 
-    Also cleans away a dead mount, one whose server was killed ("Transport endpoint is not
-    connected"). Mounts that are not xloop's are refused.
+    Returns when the mount is gone, and so is the process that served it. Also cleans away a dead
+    mount, one whose server was killed ("Transport endpoint is not connected"). Mounts that are not
+    xloop's are refused.
     """
-    from xloop import mounts  # here: --help needs none of it
+    if everything == bool(mountpoints):
+        raise click.UsageError("give the MOUNTPOINTs to unmount, or --all")
+    if lazy and (force or timeout):
+        raise click.UsageError(
+            "--lazy waits for nobody: it goes with neither --force nor --timeout"
+        )
+    from xloop import mounts, unmounting  # here: --help needs none of it
 
-    failed = False
-    paths = [mounts.absolute(mountpoint) for mountpoint in mountpoints]
+    if everything:
+        paths = [entry.mountpoint for entry in unmounting.mine(subtype)]
+        if not paths and verbose:
+            click.echo("xloop: this user has mounted nothing", err=True)
+    else:
+        paths = [mounts.absolute(mountpoint) for mountpoint in mountpoints]
     os.chdir("/")  # else this very process may be what keeps a mount busy
+    failed = []
     for mountpoint in paths:
         try:
-            said = mounts.umount(mountpoint, lazy=lazy, subtype=subtype)
-        except UnmountError as exc:
+            said = unmounting.umount(
+                mountpoint, lazy=lazy, force=force, timeout=timeout, subtype=subtype
+            )
+        except XloopError as exc:
             complain(exc)
-            failed = True
+            failed.append(mountpoint)
         else:
-            if verbose or "was dead" in said:
+            if verbose or "was dead" in said or "still served" in said:
                 click.echo(f"xloop: {said}", err=True)
+    if len(failed) > 1 or (failed and len(paths) > 1):
+        click.echo(f"xloop: {len(failed)} of {len(paths)} are still mounted", err=True)
     sys.exit(1 if failed else 0)
