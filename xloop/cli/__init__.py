@@ -24,6 +24,8 @@ __all__ = ["main"]
 _COMMANDS = {
     "mount": "xloop.cli.mount",
     "umount": "xloop.cli.umount",
+    "list": "xloop.cli.list",
+    "status": "xloop.cli.status",
     "doctor": "xloop.cli.doctor",
     "bench": "xloop.cli.bench",
 }
@@ -32,6 +34,7 @@ _EXAMPLES = """\b
 Examples:
   xloop mount /usr ~/view            show /usr at ~/view
   xloop mount -o ro project sandbox  ... and refuse every change
+  xloop list                         what is mounted
   xloop umount ~/view                end it
   xloop doctor                       say what is missing, if it cannot mount
   xloop bench --quick                what a mount costs on this machine
