@@ -15,10 +15,12 @@ from typing import Any, Final, NamedTuple
 from xloop.errors import OptionError
 
 __all__ = [
+    "SELINUX",
     "TABLE",
     "MountOptions",
     "Option",
     "check",
+    "fields_of",
     "nearest",
     "parse_options",
     "spelled",
@@ -34,6 +36,9 @@ LEAST_MAX_READ: Final = 4096
 MOST_SECONDS: Final = 2**31 - 1
 
 MOST_THREADS: Final = 1024
+
+#: Options, and fields of the same names, that only the kernel's SELinux understands.
+SELINUX: Final = ("context", "fscontext", "defcontext", "rootcontext")
 
 #: Microseconds: as long as the longest wake-up takes, anything beyond that is burnt.
 MOST_POLL: Final = 1000
@@ -66,10 +71,20 @@ class MountOptions:
     atime: str | None = None
     #: Do not update access times of directories.
     nodiratime: bool = False
+    #: Follow symbolic links of the mount when a path is resolved.
+    symfollow: bool = True
     #: All writes at once to stable storage (mount option sync).
     sync: bool = False
     #: Changes of directories at once to stable storage.
     dirsync: bool = False
+    #: SELinux: the label of everything in the mount, whatever labels the source's files have.
+    context: str | None = None
+    #: SELinux: the label of the file system itself.
+    fscontext: str | None = None
+    #: SELinux: the label of files that have none.
+    defcontext: str | None = None
+    #: SELinux: the label of the root of the mount.
+    rootcontext: str | None = None
     #: What mount tables show as the source; None: the source's path.
     fsname: str | None = None
     #: Mount tables show the type fuse.SUBTYPE.
@@ -108,6 +123,11 @@ def check(options: MountOptions) -> None:
         # Everything else may stand there: the kernel escapes blanks and newlines in its
         # tables, and a backend escapes what its mount helper would split at.
         raise OptionError("option 'fsname': a NUL byte ends a name for the kernel")
+    for name in SELINUX:
+        label = getattr(options, name)
+        if label is not None and not set('"\0').isdisjoint(label):
+            # The kernel is given it in quotes, for a label may hold commas.
+            raise OptionError(f"option '{name}': a label holds no quotes: {label!r}")
     _check_subtype(options.subtype)
     for name in ("attr_timeout", "entry_timeout", "negative_timeout"):
         value = getattr(options, name)
@@ -228,11 +248,25 @@ TABLE: Final[tuple[Option, ...]] = (
         {"diratime": False, "nodiratime": True},
     ),
     Option(
+        "symfollow",
+        "Whether symbolic links in the mount are followed.",
+        {"symfollow": True, "nosymfollow": False},
+    ),
+    Option(
         "sync",
         "Whether each write waits for stable storage.",
         {"async": False, "sync": True},
     ),
     Option("dirsync", "Changes of directories wait for stable storage.", {"dirsync": True}),
+    *(
+        Option(name, f"SELinux: the label of {what}.", key=name, metavar="LABEL", convert=_text)
+        for name, what in (
+            ("context", "everything in the mount"),
+            ("fscontext", "the file system itself"),
+            ("defcontext", "files that have none"),
+            ("rootcontext", "the root of the mount"),
+        )
+    ),
     Option(
         "fsname",
         "What mount tables show as the source. Default: its path.",
@@ -308,12 +342,17 @@ def parse_options(strings: Iterable[str], base: MountOptions | None = None) -> M
     append to what it was given (``ro`` ... ``rw``).  What cannot hold at once is an OptionError.
     A backslash takes the comma or backslash after it into a value: ``fsname=a\\,b``.
     """
+    return with_fields(base or MountOptions(), fields_of(strings))
+
+
+def fields_of(strings: Iterable[str]) -> dict[str, object]:
+    """Return the fields of MountOptions that the -o *strings* set, as parse_options() has it."""
     fields: dict[str, object] = {}
     for string in strings:
         for item in filter(None, _split(string)):  # ",," is nothing, as for mount(8)
             field, value = _understand(item)
             fields[field] = value
-    return with_fields(base or MountOptions(), fields)
+    return fields
 
 
 def spelled(options: MountOptions) -> str:

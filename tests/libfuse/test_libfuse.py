@@ -108,7 +108,14 @@ def test_probing_imports_no_mfusepy() -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"passthrough": True}, {"atime": "relatime"}, {"atime": "strictatime"}, {"nodiratime": True}],
+    [
+        {"passthrough": True},
+        {"atime": "relatime"},
+        {"atime": "strictatime"},
+        {"nodiratime": True},
+        {"symfollow": False},
+        {"context": "u:r:t:s0"},
+    ],
 )
 def test_what_libfuse_cannot_do_is_refused(options: dict[str, Any]) -> None:
     with pytest.raises(OptionError) as info:

@@ -224,7 +224,10 @@ def test_a_mount_that_the_system_never_shows_is_given_up(serve: Serve) -> None:
 @pytest.mark.parametrize(
     ("backend", "word"),
     [
-        *(("macfuse", word) for word in ("passthrough", "relatime", "nodiratime", "dirsync")),
+        *(
+            ("macfuse", word)
+            for word in ("passthrough", "relatime", "nodiratime", "nosymfollow", "dirsync")
+        ),
         *(("macfuse", word) for word in ("max_read=8192", "threads=3", "subtype=muchtoolong")),
         *(("fuse-t", word) for word in ("allow_other", "allow_root", "noexec", "sync")),
         *(("fuse-t", word) for word in ("default_permissions", "negative_timeout=1", "subtype=x")),

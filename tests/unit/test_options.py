@@ -24,6 +24,8 @@ from xloop.options import TABLE, MountOptions, parse_options, spelled, with_fiel
         (["allow_root,dev,suid"], {"allow_root": True, "dev": True, "suid": True}),
         (["noatime"], {"atime": "noatime"}),
         (["strictatime,nodiratime"], {"atime": "strictatime", "nodiratime": True}),
+        (["nosymfollow"], {"symfollow": False}),
+        (["context=u:r:t:s0:c1\\,c2"], {"context": "u:r:t:s0:c1,c2"}),
         (["sync,dirsync"], {"sync": True, "dirsync": True}),
         (["fsname=a=b c,subtype=my-fs"], {"fsname": "a=b c", "subtype": "my-fs"}),
         (["max_read=131072"], {"max_read": 131072}),

@@ -394,6 +394,8 @@ def test_words_are_escaped() -> None:
         {"exec": False},
         {"atime": "noatime"},
         {"nodiratime": True},
+        {"symfollow": False},
+        {"rootcontext": "u:r:t:s0"},
         {"sync": True},
         {"dirsync": True},
         {"max_read": 4096},

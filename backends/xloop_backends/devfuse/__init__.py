@@ -13,7 +13,7 @@ import os
 from xloop.backend import Availability, Session
 from xloop.errors import OptionError
 from xloop.ops import Operations
-from xloop.options import MountOptions
+from xloop.options import SELINUX, MountOptions
 
 from . import device
 
@@ -29,6 +29,12 @@ class DevFuse:
         return device.probe()
 
     def check_options(self, options: MountOptions) -> None:
+        labels = [name for name in SELINUX if getattr(options, name) is not None]
+        if labels and not os.path.exists("/sys/fs/selinux/enforce"):
+            raise OptionError(
+                f"{labels[0]} is an option of SELinux, which is not enabled here",
+                f"leave out {labels[0]}",
+            )
         if device.privileged():
             return
         for wanted, word in ((options.dev, "dev"), (options.suid, "suid")):
@@ -37,11 +43,16 @@ class DevFuse:
                     f"the option {word} is root's: a user's mount is always no{word}",
                     f"leave out {word}, or mount as root",
                 )
-        if options.atime in ("strictatime", "relatime"):
-            raise OptionError(
-                f"fusermount3 has no option {options.atime}",
-                f"leave out {options.atime}, or mount as root",
-            )
+        # relatime needs no word: it is what a mount of Linux gets that says nothing else.
+        for wanted, word in (
+            (options.atime == "strictatime", "strictatime"),
+            (not options.symfollow, "nosymfollow"),
+            *((True, name) for name in labels),
+        ):
+            if wanted:
+                raise OptionError(
+                    f"fusermount3 has no option {word}", f"leave out {word}, or mount as root"
+                )
         if options.passthrough is True:
             raise OptionError(
                 "the kernel allows passthrough to root (CAP_SYS_ADMIN) only",

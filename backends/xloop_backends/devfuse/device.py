@@ -17,7 +17,8 @@ import socket
 from xloop.backend import Availability
 from xloop.errors import MountError
 from xloop.host import Descriptor
-from xloop.options import MountOptions
+from xloop.host.mountflags import flags_of, words_of
+from xloop.options import SELINUX, MountOptions
 
 from . import abi
 
@@ -26,10 +27,10 @@ __all__ = ["DEVICE", "attach", "clone", "privileged", "probe"]
 DEVICE = "/dev/fuse"
 _HELPER = "fusermount3"
 
-# sys/mount.h
-_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_SYNCHRONOUS = 1, 2, 4, 8, 16
-_MS_DIRSYNC, _MS_NOATIME, _MS_NODIRATIME = 128, 1024, 2048
-_MS_RELATIME, _MS_STRICTATIME = 1 << 21, 1 << 24
+#: The flags of mount(2) that the helper has words for.  nosuid and nodev it sets by itself.
+_HELPERS_WORDS = frozenset(
+    {"ro", "nosuid", "nodev", "noexec", "sync", "dirsync", "noatime", "nodiratime"}
+)
 _CAP_SYS_ADMIN = 21
 
 
@@ -95,24 +96,6 @@ def attach(mountpoint: str, options: MountOptions, *, default_permissions: bool)
     return _ask_helper(mountpoint, options, default_permissions)
 
 
-def _flags(options: MountOptions) -> int:
-    atime = {"noatime": _MS_NOATIME, "relatime": _MS_RELATIME, "strictatime": _MS_STRICTATIME}
-    choices = (
-        (options.read_only, _MS_RDONLY),
-        (not options.suid, _MS_NOSUID),
-        (not options.dev, _MS_NODEV),
-        (not options.exec, _MS_NOEXEC),
-        (options.sync, _MS_SYNCHRONOUS),
-        (options.dirsync, _MS_DIRSYNC),
-        (options.nodiratime, _MS_NODIRATIME),
-    )
-    flags = atime.get(options.atime or "", 0)
-    for wanted, flag in choices:
-        if wanted:
-            flags |= flag
-    return flags
-
-
 def _common(options: MountOptions, default_permissions: bool) -> list[str]:
     words = []
     if options.allow_other or options.allow_root:
@@ -122,6 +105,10 @@ def _common(options: MountOptions, default_permissions: bool) -> list[str]:
         words.append("default_permissions")
     if options.max_read is not None:
         words.append(f"max_read={options.max_read}")
+    for name in SELINUX:
+        label = getattr(options, name)
+        if label is not None:
+            words.append(f'{name}="{label}"')
     return words
 
 
@@ -143,8 +130,8 @@ def _mount(mountpoint: str, options: MountOptions, default_permissions: bool) ->
         os.fsencode(options.fsname or "xloop"),
         os.fsencode(mountpoint),
         os.fsencode(f"fuse.{options.subtype}"),
-        ctypes.c_ulong(_flags(options)),
-        ",".join(words).encode(),
+        ctypes.c_ulong(flags_of(options)),
+        os.fsencode(",".join(words)),
     )
     if done:
         number = ctypes.get_errno()
@@ -168,17 +155,8 @@ def _ask_helper(mountpoint: str, options: MountOptions, default_permissions: boo
     if helper is None:
         available = probe()
         raise MountError(available.why, available.fix)
-    flags = _flags(options)
-    named = (
-        (_MS_RDONLY, "ro"),
-        (_MS_NOEXEC, "noexec"),
-        (_MS_SYNCHRONOUS, "sync"),
-        (_MS_DIRSYNC, "dirsync"),
-        (_MS_NOATIME, "noatime"),
-        (_MS_NODIRATIME, "nodiratime"),
-    )
-    words = [word for flag, word in named if flags & flag]
-    words += ["nosuid", "nodev", *_common(options, default_permissions)]
+    words = [word for word in words_of(options) if word in _HELPERS_WORDS]
+    words += _common(options, default_permissions)
     words.append(f"fsname={_escaped(options.fsname or 'xloop')}")
     words.append(f"subtype={_escaped(options.subtype)}")
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)

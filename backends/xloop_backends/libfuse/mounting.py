@@ -17,7 +17,7 @@ from typing import Any
 
 from xloop.backend import Availability
 from xloop.errors import MountError, OptionError
-from xloop.options import MountOptions
+from xloop.options import SELINUX, MountOptions
 
 from . import library
 
@@ -101,6 +101,14 @@ def check_options(name: str, options: MountOptions) -> None:
         )
     if options.nodiratime:
         raise OptionError("libfuse has no option nodiratime", "use noatime, or the backend devfuse")
+    for wanted, word in (
+        (not options.symfollow, "nosymfollow"),
+        *((getattr(options, name) is not None, name) for name in SELINUX),
+    ):
+        if wanted:
+            raise OptionError(
+                f"libfuse has no option {word}", "leave it out, or use the backend devfuse as root"
+            )
     if _is_root():
         return
     for wanted, word in ((options.dev, "dev"), (options.suid, "suid")):

@@ -17,7 +17,7 @@ from typing import Final
 
 from xloop.errors import MountError, OptionError
 from xloop.host import host
-from xloop.options import MountOptions
+from xloop.options import SELINUX, MountOptions
 
 __all__ = ["check_options", "refused", "volume_name", "words"]
 
@@ -46,6 +46,8 @@ def check_options(name: str, options: MountOptions) -> None:
         (options.poll is not None, "poll", "how the library waits is its own affair"),
         (options.atime in ("relatime", "strictatime"), str(options.atime), "use atime or noatime"),
         (options.nodiratime, "nodiratime", "macOS has noatime, for everything"),
+        (not options.symfollow, "nosymfollow", "the library has no such word"),
+        *((getattr(options, word) is not None, word, "macOS has no SELinux") for word in SELINUX),
         (options.dirsync, "dirsync", "macOS has no such mount option"),
         (options.max_read is not None, "max_read", "the kernel decides on the size of requests"),
         (

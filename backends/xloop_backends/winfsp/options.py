@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from xloop.errors import OptionError
-from xloop.options import MountOptions
+from xloop.options import SELINUX, MountOptions
 
 __all__ = ["check_options", "words"]
 
@@ -31,6 +31,8 @@ def check_options(options: MountOptions) -> None:
         (not options.exec, "noexec", "WinFsp cannot forbid to run programs"),
         (options.atime is not None, str(options.atime), "the source decides about access times"),
         (options.nodiratime, "nodiratime", "the source decides about access times"),
+        (not options.symfollow, "nosymfollow", "WinFsp has no such option"),
+        *((getattr(options, word) is not None, word, "Windows has no SELinux") for word in SELINUX),
         (options.sync, "sync", "WinFsp has no such option"),
         (options.dirsync, "dirsync", "WinFsp has no such option"),
         (options.max_read is not None, "max_read", "WinFsp reads as much as a program asks for"),
