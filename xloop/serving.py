@@ -98,10 +98,12 @@ class Service:
         *,
         line: Line | None = None,
         asker: int | None = None,
+        ending: Callable[[], object] | None = None,
     ) -> None:
         """*line*: to the program that asked for the mount, whose process id is *asker*.
 
-        Without a line, the mount depends on nobody.
+        Without a line, the mount depends on nobody.  *ending* is called once, as soon as it is clear that the mount
+        will end: by the first signal, or because it has.
         """
         if options.fsname is None:
             shown = getattr(operations, "source", None)
@@ -128,6 +130,7 @@ class Service:
         self._detached = False  #: out of the tree, but somebody still uses it
         self._stuck = False  #: it should end, but cannot even be detached: another mount covers it
         self._first_signal: float | None = None
+        self._ending = ending
         #: What can be asked through the control socket.
         self._requests: dict[str, Request] = {
             "status": self._on_status,
@@ -240,6 +243,7 @@ class Service:
         now = time.monotonic()
         if self._first_signal is None:
             self._first_signal = now
+            self._say_ending()
             if not self._detached:
                 self._unmount_or_detach()
         elif now - self._first_signal >= _ECHO:
@@ -487,6 +491,12 @@ class Service:
 
     def _end(self) -> None:
         self._ended = True
+        self._say_ending()
+
+    def _say_ending(self) -> None:
+        ending, self._ending = self._ending, None
+        if ending is not None:
+            ending()
 
     def _start(self, target: Callable[[], None], name: str) -> None:
         thread = threading.Thread(target=target, name=name, daemon=True)

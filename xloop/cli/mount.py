@@ -104,6 +104,7 @@ def mount(
         _log_to_stderr(verbose)
     if foreground:
         from xloop.host import process
+        from xloop.host.notify import notify
         from xloop.server import build, collect_rarely
         from xloop.serving import Service
 
@@ -111,8 +112,13 @@ def mount(
         collect_rarely()
         operations = build(source_path, (), path, options)
         os.chdir("/")  # a mount may be wanted, or the source be moved, where we stand
-        service = Service(operations, path, options, chosen)
-        service.run(lambda: _tell(verbose, source_path, path, chosen.name, service.status()))
+        service = Service(operations, path, options, chosen, ending=lambda: notify("STOPPING=1"))
+
+        def ready() -> None:
+            notify("READY=1", f"STATUS={source_path} is mounted at {path} by {chosen.name}")
+            _tell(verbose, source_path, path, chosen.name, service.status())
+
+        service.run(ready)
     else:
         from xloop.cli.background import serve_in_background
 
