@@ -21,6 +21,7 @@ __all__ = [
     "BusyError",
     "MountError",
     "OptionError",
+    "SourceMissing",
     "UnmountError",
     "XloopError",
     "errno_of",
@@ -43,6 +44,10 @@ class XloopError(Exception):
 
 class MountError(XloopError):
     """The mount did not come about.  Nothing is left mounted."""
+
+
+class SourceMissing(MountError):
+    """The source does not exist."""
 
 
 class OptionError(MountError):

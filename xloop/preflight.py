@@ -17,7 +17,7 @@ import stat
 import threading
 from collections.abc import Sequence
 
-from xloop.errors import MountError
+from xloop.errors import MountError, SourceMissing
 from xloop.host import mounttable
 from xloop.host.mounttable import MountEntry
 from xloop.mounts import (
@@ -38,19 +38,24 @@ PATIENCE = 30.0
 
 
 def check_source(source: str) -> str:
-    """Return the absolute path of the directory *source*, free of symbolic links."""
+    """Return the absolute path of the directory *source*, free of symbolic links.
+
+    SourceMissing: there is nothing at all.  MountError: it cannot be used.
+    """
     if not source:
-        raise MountError("source '' does not exist: it is empty")
+        raise SourceMissing("source '' does not exist: it is empty")
     table = read_table()
     path = locate(source, table)
     _check_answers(table, path, "source", source)
     try:
         found = os.stat(path)
     except FileNotFoundError:
-        raise MountError(
+        raise SourceMissing(
             f"source {source!r} does not exist",
             f"correct the path, or make it: {command(path, program='mkdir')}",
         ) from None
+    except NotADirectoryError as exc:
+        raise SourceMissing(f"source {source!r} does not exist: {exc.strerror}") from None
     except OSError as exc:
         raise MountError(
             f"source {source!r} cannot be used: {exc.strerror}", _whose(table, path, exc)

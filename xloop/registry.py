@@ -123,7 +123,7 @@ def _choose_best(refusals: list[BackendUnavailable]) -> Backend:
         raise refusals[0]
     raise BackendUnavailable(
         "no backend can mount here: " + "; ".join(refusal.why for refusal in refusals),
-        "\n".join(refusal.fix for refusal in refusals if refusal.fix),
+        "\n".join(dict.fromkeys(refusal.fix for refusal in refusals if refusal.fix)),
     )
 
 

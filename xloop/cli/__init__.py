@@ -27,6 +27,7 @@ _COMMANDS = {
     "list": "xloop.cli.list",
     "status": "xloop.cli.status",
     "doctor": "xloop.cli.doctor",
+    "install-helpers": "xloop.cli.install_helpers",
     "bench": "xloop.cli.bench",
 }
 
@@ -50,7 +51,8 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        command: click.Command = getattr(import_module(_COMMANDS[cmd_name]), cmd_name)
+        module = import_module(_COMMANDS[cmd_name])
+        command: click.Command = getattr(module, cmd_name.replace("-", "_"))
         return command
 
     def resolve_command(
@@ -59,7 +61,12 @@ class _Commands(click.Group):
         if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
             from xloop.options import nearest
 
-            ctx.fail(f"there is no command {args[0]!r}{nearest(args[0], _COMMANDS)}")
+            hint = nearest(args[0], _COMMANDS)
+            if args[2:3] == [
+                "-o"
+            ]:  # mount.fuse(8) calls a file system so: xloop SOURCE MOUNTPOINT -o ...
+                hint = "; what mount(8) and fstab need is installed by `xloop install-helpers`, for the types xloop and fuse.xloop"
+            ctx.fail(f"there is no command {args[0]!r}{hint}")
         return super().resolve_command(ctx, args)
 
 

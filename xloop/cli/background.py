@@ -67,7 +67,6 @@ def _serve(
 ) -> NoReturn:
     status = 1
     try:
-        process.leave_terminal()
         # A lock file, a pipe, a terminal of whoever called us would stay open for as long as the
         # mount lives.  The three standard ones stay until it is ready: they may show an error.
         process.close_others(line.fileno())
@@ -78,11 +77,19 @@ def _serve(
             mountpoint,
             options,
             backend,
-            on_ready=process.silence,
+            on_ready=_part,
         )
     finally:
         # Not sys.exit(): what the command would do on its way out is for the parent to do.
         os._exit(status)
+
+
+def _part() -> None:
+    """Leave what the command was started from, now that the mount is there."""
+    # Not before: a mountpoint of systemd's automounts lets in only systemd's own process group until
+    # something is mounted, and has everybody else wait for that.
+    process.leave_terminal()
+    process.silence()
 
 
 class _Forked:

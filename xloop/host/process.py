@@ -29,6 +29,7 @@ __all__ = [
     "TERMINATING",
     "blocked",
     "close_others",
+    "enter_mounts",
     "fork",
     "give",
     "interpreter",
@@ -188,6 +189,26 @@ def close_others(keep: int) -> None:
         if number > 2 and number != keep:
             with contextlib.suppress(OSError):  # the descriptor that listdir() itself used
                 os.close(number)
+
+
+def enter_mounts(namespace: str) -> None:
+    """Have this process see the mounts of the mount namespace *namespace*, the path of its file.
+
+    The process must have one thread, and its root and working directory become those of the namespace.
+    """
+    if sys.platform != "linux":
+        raise _unsupported("a mount namespace")
+    import ctypes  # here: mount -N is rare.  os.setns() comes with Python 3.12
+
+    clone_newns = 0x20000  # linux/sched.h
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = os.open(namespace, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if libc.setns(fd, clone_newns):
+            number = ctypes.get_errno()
+            raise OSError(number, os.strerror(number), namespace)
+    finally:
+        os.close(fd)
 
 
 def silence() -> None:

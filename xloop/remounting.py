@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: MIT
+"""Changing a mount that is there: :func:`remount`, as mount(8) asks for it with ``-o remount``.
+
+Owns what of a mount can be changed while it is used, and the words for what cannot.  Does not own the
+system call (:mod:`xloop.host.mountflags`).
+
+What ``ro``, ``nosuid``, ``nodev``, ``noexec``, ``nosymfollow`` and ``sync`` do is done by the kernel alone, before
+anything reaches a server.  So changing them is a system call, for root, and the server need not know.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from xloop.errors import MountError, OptionError
+from xloop.fstab import Wanted, fixed_by_mounting
+from xloop.host import mountflags
+from xloop.host.mounttable import MountEntry
+from xloop.mounts import locate, mount_at, read_table
+
+__all__ = ["remount"]
+
+
+def remount(mountpoint: str, wanted: Wanted, *, fake: bool = False) -> None:
+    """Give the mount of xloop at *mountpoint* the flags that *wanted* asks for; *fake*: say whether that can be.
+
+    Raises MountError, and then the mount is as it was.
+    """
+    table = read_table()
+    path = locate(mountpoint, table)
+    entry = mount_at(table, path)
+    fstype = f"fuse.{wanted.options.subtype}"
+    if entry is None or entry.fstype != fstype:
+        there = "nothing is mounted there" if entry is None else f"its type is {entry.fstype}"
+        raise MountError(f"{mountpoint!r} is no mount of type {fstype} to be remounted: {there}")
+    fixed = fixed_by_mounting(wanted, _known(entry))
+    if fixed:
+        raise OptionError(
+            f"remount cannot change {', '.join(fixed)} of the mount at {mountpoint!r}",
+            "unmount it, and mount it again",
+        )
+    if fake:
+        return
+    try:
+        mountflags.remount(path, wanted.options)
+    except OSError as exc:
+        raise _refused(mountpoint, exc) from exc
+
+
+def _known(entry: MountEntry) -> dict[str, object]:
+    """Return the fields of MountOptions that the kernel's table tells of a mount."""
+    shown = mountflags.options_of(entry)
+    read = next((word for word in shown if word.startswith("max_read=")), None)
+    known: dict[str, object] = {
+        "allow_other": "allow_other" in shown,
+        "default_permissions": "default_permissions" in shown,
+        "dirsync": "dirsync" in shown,
+        "max_read": None if read is None else int(read.partition("=")[2]),
+        "atime": "noatime" if "noatime" in shown else None,
+    }
+    if "allow_other" not in shown:
+        known["allow_root"] = False
+    return known
+
+
+def _refused(mountpoint: str, exc: OSError) -> MountError:
+    why, fix = exc.strerror or str(exc), ""
+    if exc.errno == errno.EPERM:
+        fix = "that is for root: fusermount3, which mounts for others, cannot remount"
+    elif exc.errno == errno.EBUSY:
+        why = f"files in it are open for writing ({os.strerror(errno.EBUSY)})"
+        fix = "end what writes there; `fuser -vm` lists the programs"
+    return MountError(f"{mountpoint!r} cannot be remounted: {why}", fix)
