@@ -79,6 +79,7 @@ system_packages() {
     needed ps procps
     needed rsync rsync
     needed sqlite3 sqlite3
+    needed systemd-analyze systemd # checks the units of docs/systemd, and runs them in a namespace
     needed tar tar
     [ -e /usr/include/stdio.h ] || missing+=(libc6-dev) # gcc only recommends it
     [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)

@@ -54,7 +54,7 @@ GENERIC: Final[tuple[Generic, ...]] = (
     Generic(
         ("defaults",),
         Fate.DROPPED,
-        "stands for the file system's defaults, and xloop's have nosuid and nodev; write suid, dev",
+        "stands for the file system's defaults; xloop's are nosuid and nodev: see above",
     ),
     Generic(("auto", "noauto"), Fate.DROPPED, "tells mount -a which lines are its own"),
     Generic(

@@ -24,7 +24,7 @@ from xloop.errors import XloopError
 from xloop.host import process
 from xloop.host.mountflags import CALLS_HELPERS
 
-__all__ = ["HELPERS", "install", "out_of_reach", "remove", "script"]
+__all__ = ["HELPERS", "changeable", "install", "out_of_reach", "remove", "script"]
 
 #: The script, and the link to it.
 HELPERS: Final = ("mount.xloop", "mount.fuse.xloop")
@@ -55,7 +55,8 @@ def install(root: str = "/") -> list[str]:
     if not CALLS_HELPERS:
         raise XloopError("helpers for mount(8) exist on Linux only")
     interpreter = process.interpreter()
-    _check_trusted(interpreter)
+    if problem := changeable():
+        raise XloopError(f"root would run what others can change: {problem}", _ELSEWHERE)
     directory = _directory(root)
     paths = [os.path.join(directory, name) for name in HELPERS]
     for path in paths:
@@ -130,16 +131,9 @@ def _denied(path: str, exc: OSError) -> XloopError:
     return XloopError(f"{path!r} cannot be written: {exc.strerror}", fix)
 
 
-def _check_trusted(interpreter: str) -> None:
-    """Make sure that only root can change what the helpers run: root will run it."""
-    for path in _what_runs(interpreter):
-        problem = _problem(path)
-        if problem:
-            raise XloopError(f"root would run what others can change: {problem}", _ELSEWHERE)
-
-
-def _what_runs(interpreter: str) -> list[str]:
+def _what_runs() -> list[str]:
     """Return the files and directories from which the helpers would run."""
+    interpreter = process.interpreter()
     found = subprocess.run(
         [interpreter, "-I", "-c", _FOUND], capture_output=True, text=True, check=False, cwd="/"
     )
@@ -157,7 +151,7 @@ def out_of_reach() -> str:
 
     Then lines of fstab with ``user`` or ``users`` work for root only.
     """
-    for path in _what_runs(process.interpreter()):
+    for path in _what_runs():
         for above in _upwards(os.path.dirname(path)):
             with suppress(FileNotFoundError):
                 if not os.stat(above).st_mode & stat.S_IXOTH:
@@ -172,15 +166,20 @@ _ELSEWHERE: Final = (
 )
 
 
+def changeable(paths: list[str] | None = None) -> str:
+    """Return why others than root can put something else at one of *paths*; nothing if they cannot.
+
+    *paths*: what the helpers would run, if nothing else is said.
+    """
+    return next(filter(None, map(_problem, _what_runs() if paths is None else paths)), "")
+
+
 def _problem(path: str) -> str:
-    """Return why somebody else than root can put something else at *path*; nothing if nobody can."""
     for here in _upwards(path):
         try:
             found = os.lstat(here)
-        except (
-            FileNotFoundError
-        ):  # an entry of sys.path that is not there (python311.zip): its place counts
-            continue
+        except (FileNotFoundError, NotADirectoryError):
+            continue  # sys.path names what need not be there (python311.zip): its place counts
         if found.st_uid != 0:
             return f"{here!r} belongs to user {found.st_uid}"
         # In a sticky directory only the owner of an entry can replace it.

@@ -234,8 +234,17 @@ TABLE: Final[tuple[Option, ...]] = (
         " Default: the kernel if others may enter.",
         {"default_permissions": True, "nodefault_permissions": False},
     ),
-    Option("dev", "Whether device nodes are devices. Root only.", {"nodev": False, "dev": True}),
-    Option("suid", "Whether set-user-ID bits count. Root only.", {"nosuid": False, "suid": True}),
+    # mount(8) takes "dev" and "suid" for the absence of an option, and before 2.39 passes neither on.
+    Option(
+        "dev",
+        "Whether device nodes are devices. Root only.",
+        {"nodev": False, "dev": True, "allow_dev": True},
+    ),
+    Option(
+        "suid",
+        "Whether set-user-ID bits count. Root only.",
+        {"nosuid": False, "suid": True, "allow_suid": True},
+    ),
     Option("exec", "Whether programs may be executed.", {"exec": True, "noexec": False}),
     Option(
         "atime",

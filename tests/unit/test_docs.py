@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import xloop
+from xloop.fstab import GENERIC
 from xloop.ops import Op
 from xloop.options import TABLE, MountOptions
 from xloop.registry import bundled
@@ -49,6 +50,14 @@ def test_every_option_has_its_line() -> None:
     words |= {f"{option.key}={option.metavar}" for option in TABLE if option.key}
     assert cells("docs/options.md", 1) == words
     assert cells("docs/options.md", 2) == set(MountOptions.__dataclass_fields__)
+
+
+def test_every_option_of_mount_has_its_line() -> None:
+    lines = text_of("docs/fstab.md").splitlines()
+    for row in GENERIC:
+        words = ", ".join(f"`{word}`" for word in row.words)
+        assert f"| {words} | {row.fate.value} | {row.why} |" in lines
+    assert cells("docs/fstab.md", 1) == {word for row in GENERIC for word in row.words}
 
 
 @pytest.mark.parametrize("page", PAGES)

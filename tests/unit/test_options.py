@@ -21,6 +21,7 @@ from xloop.options import TABLE, MountOptions, parse_options, spelled, with_fiel
         (["ro,noexec", "allow_other"], {"read_only": True, "exec": False, "allow_other": True}),
         (["default_permissions"], {"default_permissions": True}),
         (["nodefault_permissions"], {"default_permissions": False}),
+        (["allow_dev,allow_suid"], {"dev": True, "suid": True}),
         (["allow_root,dev,suid"], {"allow_root": True, "dev": True, "suid": True}),
         (["noatime"], {"atime": "noatime"}),
         (["strictatime,nodiratime"], {"atime": "strictatime", "nodiratime": True}),
