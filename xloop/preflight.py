@@ -55,7 +55,7 @@ def check_source(source: str) -> str:
             f"correct the path, or make it: {command(path, program='mkdir')}",
         ) from None
     except NotADirectoryError as exc:
-        raise SourceMissing(f"source {source!r} does not exist: {exc.strerror}") from None
+        raise SourceMissing(f"source {source!r} cannot be used: {exc.strerror}") from None
     except OSError as exc:
         raise MountError(
             f"source {source!r} cannot be used: {exc.strerror}", _whose(table, path, exc)
