@@ -19,7 +19,16 @@ from typing import Final, NamedTuple
 from xloop.errors import OptionError
 from xloop.options import TABLE, MountOptions, fields_of, with_fields
 
-__all__ = ["GENERIC", "Fate", "Generic", "Wanted", "fixed_by_mounting", "path_of", "understand"]
+__all__ = [
+    "GENERIC",
+    "Fate",
+    "Generic",
+    "Wanted",
+    "changed",
+    "fixed_by_mounting",
+    "path_of",
+    "understand",
+]
 
 
 class Fate(Enum):
@@ -228,3 +237,11 @@ def fixed_by_mounting(wanted: Wanted, current: Mapping[str, object]) -> list[str
         if (wanted.fields["atime"] == "noatime") != (current["atime"] == "noatime"):
             fixed.append("atime")
     return fixed
+
+
+def changed(current: MountOptions, wanted: Wanted) -> MountOptions:
+    """Return what *current*, the options of a mount, are after it was remounted as *wanted*."""
+    fields = _CHANGEABLE
+    if not {"atime", "nodiratime"} & wanted.fields.keys():
+        fields -= {"atime", "nodiratime"}  # the kernel leaves those two as they are
+    return with_fields(current, {field: getattr(wanted.options, field) for field in fields})

@@ -66,15 +66,26 @@ class Kept:
         self.listener = listener
         self.path = path  #: of the socket
 
+    def note(self, record: Record) -> None:
+        """Put *record*, of the same mount, in the place of what was noted.  OSError says why that cannot be."""
+        directory, name = self._name()
+        with runtime.locked(directory, wait=True) as place:
+            if _read(place, f"{name}.json") == self._record:  # as close()
+                _write(place, name, record)
+                self._record = record
+
     def close(self) -> None:
         """Remove the record, and listen no longer."""
-        directory = os.path.dirname(self.path)
+        directory, name = self._name()
         with contextlib.suppress(OSError), runtime.locked(directory) as place:
-            name = os.path.basename(self.path).removesuffix(".sock")
             # A mount that came after this one may have got its number, and the files are that one's.
             if _read(place, f"{name}.json") == self._record:
                 _remove(place, name)
         self.listener.close()
+
+    def _name(self) -> tuple[str, str]:
+        directory, name = os.path.split(self.path)
+        return directory, name.removesuffix(".sock")
 
 
 def keep(record: Record) -> Kept:
@@ -95,9 +106,7 @@ def keep(record: Record) -> Kept:
             listener.listen(128)
             listener.setblocking(False)
             try:
-                with _created(place, f"{name}.new") as file:
-                    json.dump(record._asdict(), file)
-                os.rename(f"{name}.new", f"{name}.json", src_dir_fd=place, dst_dir_fd=place)
+                _write(place, name, record)
             except OSError:
                 _remove(place, name)
                 raise
@@ -204,6 +213,12 @@ def _read(place: int, name: str) -> Record | None:
         )
     except (OSError, ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return None
+
+
+def _write(place: int, name: str, record: Record) -> None:
+    with _created(place, f"{name}.new") as file:
+        json.dump(record._asdict(), file)
+    os.rename(f"{name}.new", f"{name}.json", src_dir_fd=place, dst_dir_fd=place)
 
 
 def _created(place: int, name: str) -> IO[str]:

@@ -5,7 +5,8 @@ Owns what of a mount can be changed while it is used, and the words for what can
 system call (:mod:`xloop.host.mountflags`).
 
 What ``ro``, ``nosuid``, ``nodev``, ``noexec``, ``nosymfollow`` and ``sync`` do is done by the kernel alone, before
-anything reaches a server.  So changing them is a system call, for root, and the server need not know.
+anything reaches a server.  So changing them is a system call, for root.  The server is told, so that its record
+says what holds.
 """
 
 from __future__ import annotations
@@ -13,11 +14,14 @@ from __future__ import annotations
 import errno
 import os
 
+from xloop import records
+from xloop.control_socket import ask
 from xloop.errors import MountError, OptionError
-from xloop.fstab import Wanted, fixed_by_mounting
+from xloop.fstab import Wanted, changed, fixed_by_mounting
 from xloop.host import mountflags
 from xloop.host.mounttable import MountEntry
 from xloop.mounts import locate, mount_at, read_table
+from xloop.options import parse_options, spelled
 
 __all__ = ["remount"]
 
@@ -34,7 +38,12 @@ def remount(mountpoint: str, wanted: Wanted, *, fake: bool = False) -> None:
     if entry is None or entry.fstype != fstype:
         there = "nothing is mounted there" if entry is None else f"its type is {entry.fstype}"
         raise MountError(f"{mountpoint!r} is no mount of type {fstype} to be remounted: {there}")
-    fixed = fixed_by_mounting(wanted, _known(entry))
+    found = records.find(entry)
+    current = parse_options([found.record.options]) if found is not None else None
+    known = _known(entry)
+    if current is not None:
+        known = {field: getattr(current, field) for field in wanted.fields} | known
+    fixed = fixed_by_mounting(wanted, known)
     if fixed:
         raise OptionError(
             f"remount cannot change {', '.join(fixed)} of the mount at {mountpoint!r}",
@@ -46,6 +55,9 @@ def remount(mountpoint: str, wanted: Wanted, *, fake: bool = False) -> None:
         mountflags.remount(path, wanted.options)
     except OSError as exc:
         raise _refused(mountpoint, exc) from exc
+    if found is not None and current is not None:
+        # Whatever it answers: the mount has been changed.
+        ask(found, "remount", options=spelled(changed(current, wanted)))
 
 
 def _known(entry: MountEntry) -> dict[str, object]:
@@ -58,6 +70,7 @@ def _known(entry: MountEntry) -> dict[str, object]:
         "dirsync": "dirsync" in shown,
         "max_read": None if read is None else int(read.partition("=")[2]),
         "atime": "noatime" if "noatime" in shown else None,
+        "fsname": entry.source,
     }
     if "allow_other" not in shown:
         known["allow_root"] = False

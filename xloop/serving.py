@@ -37,7 +37,7 @@ from xloop.errors import MountError, UnmountError, XloopError
 from xloop.host import process
 from xloop.host.mounttable import MountEntry
 from xloop.ops import Operations
-from xloop.options import MountOptions, spelled
+from xloop.options import MountOptions, parse_options, spelled
 from xloop.preflight import check_mountpoint
 from xloop.registry import AUTO, choose
 
@@ -136,6 +136,7 @@ class Service:
             "status": self._on_status,
             "unmount": self._on_unmount,
             "abort": self._on_abort,
+            "remount": self._on_remount,
         }
         self._selector: selectors.BaseSelector | None = None
         self._record: records.Record | None = None
@@ -357,6 +358,23 @@ class Service:
         """``abort``: the connection is cut off; whoever uses the mount gets errors."""
         self._cut_off()
         answer("aborted")
+
+    def _on_remount(self, request: Message, answer: Answer) -> None:
+        """``remount``: the kernel has been told other *options*, and does what they say: ``noted``.
+
+        Nothing is to be done for them here.  But whoever asks about the mount shall hear of them.
+        """
+        assert self._record is not None
+        assert self._kept is not None
+        text = str(request.get("options"))
+        self._options = replace(parse_options([text]), fsname=self._options.fsname)
+        record = self._record._replace(options=text)
+        try:
+            self._kept.note(record)
+        except OSError as exc:
+            raise XloopError(f"the record cannot be written: {exc.strerror}") from exc
+        self._record = record
+        answer("noted")
 
     # -- unmounting ---------------------------------------------------------------------
 

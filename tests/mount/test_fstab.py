@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import socket
@@ -289,6 +290,14 @@ def test_nofail_forgives_a_source_that_is_missing_and_nothing_else(
     assert machine.mounted() == []
 
 
+def options_listed(machine: Machine, spot: Spot) -> str:
+    """Return the options that xloop list shows of the mount."""
+    mounts = json.loads(machine.xloop("list", "--json").stdout)
+    (options,) = [one["options"] for one in mounts if one["mountpoint"] == str(spot.mnt)]
+    assert isinstance(options, str)
+    return options
+
+
 # -- remounting -----------------------------------------------------------------------------
 
 
@@ -303,6 +312,7 @@ def test_a_mount_becomes_read_only_and_writable_again(machine: Machine, spot: Sp
         result = machine.run("touch", new)
         assert ("Read-only file system" in result.stderr) == fails
         assert bool(result.returncode) == fails
+    assert options_listed(machine, spot) == "ro,noexec,attr_timeout=3"
     # Both named: what is in fstab does not count, and all that is not named is the default.
     words = ("-t", "xloop", "-o", "remount,allow_dev,sync")
     done(machine.run("mount", *words, spot.source, spot.mnt))
@@ -310,6 +320,7 @@ def test_a_mount_becomes_read_only_and_writable_again(machine: Machine, spot: Sp
     shown = machine.options(entry)
     assert {"rw", "nosuid", "sync"} <= shown
     assert not {"noexec", "nodev"} & shown
+    assert options_listed(machine, spot) == "dev,sync,attr_timeout=3"
     assert machine.run("cat", spot.mnt / "file").stdout == "content\n"
     done(machine.run("umount", spot.mnt))
     assert spot.alone()
@@ -329,7 +340,9 @@ def test_a_mount_in_which_somebody_writes_does_not_become_read_only(
     done(machine.run("umount", spot.mnt))
 
 
-@pytest.mark.parametrize("word", ["allow_other", "noatime", "max_read=8192", "dirsync"])
+@pytest.mark.parametrize(
+    "word", ["allow_other", "noatime", "max_read=8192", "dirsync", "attr_timeout=7", "fsname=other"]
+)
 def test_what_a_remount_cannot_change_is_said(word: str, machine: Machine, spot: Spot) -> None:
     done(machine.run("mount", "-t", "xloop", spot.source, spot.mnt))
     (entry,) = machine.mounted()

@@ -7,13 +7,14 @@ import os
 import re
 import stat
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from xloop import helpers
 from xloop.errors import OptionError, XloopError
-from xloop.fstab import GENERIC, fixed_by_mounting, path_of, understand
+from xloop.fstab import GENERIC, changed, fixed_by_mounting, path_of, understand
 from xloop.host import mountflags
 from xloop.host.mountflags import flags_of, words_of
 from xloop.options import TABLE, MountOptions
@@ -122,6 +123,19 @@ def test_what_a_remount_cannot_change_is_found() -> None:
         ("entry_timeout=7", []),  # nothing is known of it
     ):
         assert fixed_by_mounting(understand([string]), current) == fixed
+
+
+def test_a_remount_changes_what_it_can() -> None:
+    current = MountOptions(
+        read_only=True, exec=False, attr_timeout=3, atime="noatime", nodiratime=True
+    )
+    for string, fields in (
+        ("rw", {"read_only": False, "exec": True}),
+        ("ro,noexec,sync", {"sync": True}),
+        ("ro,noexec,noatime", {"nodiratime": False}),
+        ("ro,allow_dev,attr_timeout=3", {"dev": True, "exec": True}),
+    ):
+        assert changed(current, understand([string])) == replace(current, **fields)  # type: ignore[arg-type]
 
 
 def test_flags_are_those_of_the_system_call() -> None:
