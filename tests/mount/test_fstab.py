@@ -8,6 +8,7 @@ import os
 import re
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,14 +31,8 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def made() -> Iterator[Machine]:
-    made = Machine()
-    try:
-        made.ready()
-        done = made.xloop("install-helpers")
-        assert done.returncode == 0, done.stderr
-        yield made
-    finally:
-        made.end()
+    with Machine().running() as machine:
+        yield machine
 
 
 @pytest.fixture
@@ -85,15 +80,25 @@ def test_the_mount_is_there_when_mount_returns(
 
 
 def test_the_commands_of_the_documentation(machine: Machine, spot: Spot) -> None:
+    places = {
+        "/opt/xloop/bin/xloop": f"{sys.executable} -m xloop",
+        "/srv/data": str(spot.source),
+        "/srv/view": str(spot.mnt),
+        "/mnt": str(spot.top / "other"),
+    }
+    (spot.top / "other").mkdir()
     text = (Path(__file__).parents[2] / "docs" / "fstab.md").read_text()
-    _, block, _ = re.split(
-        r"\n## mount\(8\)\n\n```sh\n(.*?)```\n", text, maxsplit=1, flags=re.DOTALL
-    )
-    first, second, last = block.replace("/srv/data", str(spot.source)).splitlines()
-    for command in (first, second):
-        for line in (command, last):
-            done(machine.run("sh", "-c", line.replace("/mnt", str(spot.mnt))))
-            assert len(machine.mounted()) == (line is command)
+    text = re.sub("|".join(places), lambda found: places[found[0]], text)
+    machine.write("/etc/fstab", text.split("## /etc/fstab\n\n```\n", 1)[1].split("```", 1)[0])
+    commands = [line.removeprefix("sudo ") for line in re.findall(r"^\$ (.*)$", text, re.MULTILINE)]
+    # The first two install xloop, which is what is tested here.
+    assert commands[1] == "/opt/xloop/bin/pip install ."
+    for command in commands[2:]:
+        result = machine.run("sh", "-c", command)
+        assert (result.returncode, result.stderr) == (0, ""), command
+    (entry,) = machine.mounted()
+    assert entry.mountpoint == str(spot.mnt)
+    done(machine.run("umount", spot.mnt))
 
 
 def test_the_server_keeps_nothing_of_mount(machine: Machine, spot: Spot) -> None:

@@ -137,16 +137,10 @@ def running() -> Iterator[SystemdMachine]:
     groups = unified()
     if groups is None:
         pytest.skip("no control groups can be made here: there is no cgroup2 to be written to")
-    made = SystemdMachine(groups / f"xloop-test-{os.getpid()}")
-    try:
-        made.ready()
+    with SystemdMachine(groups / f"xloop-test-{os.getpid()}").running() as machine:
         state = ["systemctl", "is-system-running"]
-        assert eventually(lambda: made.run(*state).stdout == "running\n")
-        done = made.xloop("install-helpers")
-        assert done.returncode == 0, done.stderr
-        yield made
-    finally:
-        made.end()
+        assert eventually(lambda: machine.run(*state).stdout == "running\n")
+        yield machine
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from xloop import helpers
 from xloop.host import mounttable
@@ -71,11 +71,18 @@ class Machine:
         self._inside: list[str] = []
         self._top = "/nowhere"
 
-    def ready(self) -> None:
-        """Wait until the set-up is done."""
-        assert self.process.stdout is not None
-        assert self.process.stdout.readline() == "ready\n"
-        self._inside = ["nsenter", "--target", str(self.pid()), *self.namespaces(), "--wdns=/"]
+    @contextlib.contextmanager
+    def running(self) -> Iterator[Self]:
+        """Wait until it is set up, install xloop's helpers, and end it at the end."""
+        try:
+            assert self.process.stdout is not None
+            assert self.process.stdout.readline() == "ready\n"
+            self._inside = ["nsenter", "--target", str(self.pid()), *self.namespaces(), "--wdns=/"]
+            done = self.xloop("install-helpers")
+            assert done.returncode == 0, done.stderr
+            yield self
+        finally:
+            self.end()
 
     @contextlib.contextmanager
     def works_below(self, top: Path) -> Iterator[None]:

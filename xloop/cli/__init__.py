@@ -62,10 +62,8 @@ class _Commands(click.Group):
             from xloop.options import nearest
 
             hint = nearest(args[0], _COMMANDS)
-            if args[2:3] == [
-                "-o"
-            ]:  # mount.fuse(8) calls a file system so: xloop SOURCE MOUNTPOINT -o ...
-                hint = "; what mount(8) and fstab need is installed by `xloop install-helpers`, for the types xloop and fuse.xloop"
+            if args[2:3] == ["-o"]:  # so mount.fuse(8) calls a file system that has no helper
+                hint = "; mount(8) needs `xloop install-helpers`, and the type xloop or fuse.xloop"
             ctx.fail(f"there is no command {args[0]!r}{hint}")
         return super().resolve_command(ctx, args)
 
