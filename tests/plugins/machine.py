@@ -27,6 +27,8 @@ USER = "nobody"
 
 _SET_UP = r"""
 set -e
+# Copies of mounts of other tests: their servers would not end as long as this lives.
+umount --all --lazy --types fuse.xloop || true
 mount -t tmpfs -o mode=755 run /run
 mkdir /run/mount /run/aside
 # over DIRECTORY: put a directory of links to its entries over it.
