@@ -163,6 +163,10 @@ class Host(Protocol):
 
     def seek_dir(self, fd: int, offset: int) -> None: ...
 
+    def listing_moves_atime(self, fd: int, attr: Attr) -> bool:
+        """Whether reading the directory *fd*, whose attributes are *attr*, moves its atime; True: or nobody knows."""
+        ...
+
     # -- attributes ---------------------------------------------------------------------
 
     def chmod(self, ref: int, mode: int) -> None: ...

@@ -20,6 +20,7 @@ import resource
 import struct
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING
 
 from xloop.host import linux_identity
@@ -372,6 +373,20 @@ def read_dir(fd: int, buffer: bytearray) -> list[DirEntry]:
         append(make(record, (records[name : end(b"\0", name)], ino, kind, offset)))
         at += length
     return entries
+
+
+_A_DAY = 24 * 3600 * 1_000_000_000
+
+
+def listing_moves_atime(fd: int, attr: Attr) -> bool:
+    # As the kernel does: relatime_need_update() and touch_atime() in fs/inode.c.
+    flags = os.fstatvfs(fd).f_flag
+    if flags & (os.ST_NOATIME | os.ST_NODIRATIME | os.ST_RDONLY):
+        return False
+    if not flags & os.ST_RELATIME:
+        return True
+    atime = attr.atime_ns
+    return atime <= attr.mtime_ns or atime <= attr.ctime_ns or time.time_ns() - atime >= _A_DAY
 
 
 def seek_dir(fd: int, offset: int) -> None:

@@ -392,6 +392,9 @@ class PosixHost:
                         kind = stat.S_IFMT(entry.stat(follow_symlinks=False).st_mode) >> 12
                 yield DirEntry(os.fsencode(entry.name), entry.inode(), kind, offset)
 
+    def listing_moves_atime(self, fd: int, attr: Attr) -> bool:
+        return True
+
     def seek_dir(self, fd: int, offset: int) -> None:
         if not isinstance(fd, Listing):
             raise error(errno.EBADF)

@@ -38,7 +38,7 @@ from xloop.host import windows_dirs, windows_refs
 from xloop.host.base import Descriptor
 from xloop.host.windows_links import parse_link, symlink_data
 from xloop.host.windows_names import encode
-from xloop.types import NOW, Caller, LockRange, StatFs, TimeOrNow
+from xloop.types import NOW, Attr, Caller, LockRange, StatFs, TimeOrNow
 
 assert not TYPE_CHECKING or sys.platform == "win32"
 
@@ -72,6 +72,12 @@ statx = windows_refs.statx
 open_dir = windows_dirs.open_dir
 read_dir = windows_dirs.read_dir
 seek_dir = windows_dirs.seek_dir
+
+
+def listing_moves_atime(fd: int, attr: Attr) -> bool:
+    return True
+
+
 spelling = windows_dirs.spelling
 
 

@@ -6,8 +6,8 @@ Owns opendir and what is done with its handle.  Does not own the stream of names
 **A listing that is kept.**  Whoever asked may keep the names of a directory until its mtime changes
 (``Opened.cache_dir``), which a program that changes the source twice within one tick of the clock gets
 around.  So an open allows that only for a directory that had been left alone for a while; and only as
-long as all the names and attributes of the listing are believed anyway it may use the listing again without
-looking (``Opened.keep_cache``).  Afterwards a new one, which brings all attributes in few requests, is cheaper
+long as all the names and attributes of the listing are believed anyway, and reading it would not move its atime,
+it may use the listing again without looking (``Opened.keep_cache``).  Afterwards a new one, which brings all attributes in few requests, is cheaper
 than the kept one, for which each attribute would be asked for alone.
 """
 
@@ -38,9 +38,13 @@ class Dirs(LoopbackBase):
         handle = self.handles.add(DirStream(node, fd))
         if not self.believed:
             return Opened(handle)
-        kept = self._told.get(ino, 0) > self._believed_since()
-        may_keep = kept or abs(time.time_ns() - host.statx(fd).mtime_ns) > _A_WHILE
-        return Opened(handle, cache_dir=may_keep, keep_cache=kept)
+        attr = host.statx(fd)
+        if abs(time.time_ns() - attr.mtime_ns) <= _A_WHILE:
+            return Opened(handle)
+        again = self._told.get(ino, 0) > self._believed_since() and (
+            bool(self._noatime) or not host.listing_moves_atime(fd, attr)
+        )
+        return Opened(handle, cache_dir=True, keep_cache=again)
 
     def _believed_since(self) -> float:
         """Return when that was told, in ticks, of which the last will be believed for a moment still."""
