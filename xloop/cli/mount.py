@@ -11,14 +11,18 @@ from __future__ import annotations
 import os
 import sys
 from dataclasses import replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import click
 
 from xloop.cli import complain
-from xloop.errors import BackendUnavailable, OptionError, XloopError
+from xloop.errors import BackendUnavailable, MountError, OptionError, XloopError
 from xloop.options import TABLE, MountOptions, parse_options
 from xloop.registry import AUTO
+
+if TYPE_CHECKING:
+    from xloop.logs import Log
+    from xloop.server import LayerFactory
 
 __all__ = ["mount"]
 
@@ -81,6 +85,16 @@ With --all one that fails does not keep the others from being mounted.
     metavar="FILE",
     help="Where names are looked up. [default: config.toml in the user's configuration, see below]",
 )
+@click.option(
+    "--log",
+    "log_text",
+    metavar="WHERE",
+    help="Where the server writes what happens: stderr (with -f), file (one in your state directory), "
+    "journald, syslog, or the path of a file. [default: warnings to stderr, with -f]",
+)
+@click.option(
+    "--debug", is_flag=True, help="Write every request to the log: who, what, the result, the time."
+)
 @click.option("-v", "--verbose", count=True, help="Tell what was mounted and how; -vv: everything.")
 def mount(
     what: tuple[str, ...],
@@ -90,6 +104,8 @@ def mount(
     backend: str | None,
     every: bool,
     config_path: str | None,
+    log_text: str | None,
+    debug: bool,
     verbose: int,
 ) -> None:
     """Show the directory SOURCE at the directory MOUNTPOINT, or what is to be mounted by NAME.
@@ -100,7 +116,8 @@ def mount(
     NAME is one of config.toml, ~/.config/xloop/config.toml on Linux, which holds a source, a mountpoint and
     options for it; options of the command are added to those.
     """
-    how = _How(foreground, on_top, verbose)
+    log = _log_of(log_text, foreground=foreground, debug=debug, verbose=verbose)
+    how = _How(foreground, on_top, verbose, log, debug)
     options = _parsed(words)
     if not every and len(what) == 2:
         if config_path is not None:
@@ -148,6 +165,8 @@ class _How(NamedTuple):
     foreground: bool
     on_top: bool
     verbose: int
+    log: Log | None
+    debug: bool
     skip_mounted: bool = False  #: what is there already is in order
 
 
@@ -169,19 +188,35 @@ def _mount(source: str, mountpoint: str, options: MountOptions, backend: str, ho
     if how.verbose:
         _tell_choice(backend, chosen.name, passed_over)
     chosen.check_options(options)
-    if how.verbose:
-        _log_to_stderr(how.verbose)
+    if how.log is not None:
+        _check_log(how.log, path)
+    layers: tuple[LayerFactory, ...] = ()
+    if how.debug:
+        from xloop.layers import Trace
+
+        layers = (Trace,)
     if how.foreground:
+        from xloop import logs
         from xloop.host import process
         from xloop.host.notify import notify
         from xloop.server import build, collect_rarely
         from xloop.serving import Service
 
         process.unblock()
+        reopen = logs.start(how.log) if how.log is not None else None
         collect_rarely()
-        operations = build(source_path, (), path, options)
+        operations = build(source_path, layers, path, options)
         os.chdir("/")  # a mount may be wanted, or the source be moved, where we stand
-        service = Service(operations, path, options, chosen, ending=lambda: notify("STOPPING=1"))
+        if process.has_terminal():
+            reopen = None  # its end is told by the same signal, and ends the mount
+        service = Service(
+            operations,
+            path,
+            options,
+            chosen,
+            ending=lambda: notify("STOPPING=1"),
+            reopen=reopen,
+        )
 
         def ready() -> None:
             notify("READY=1", f"STATUS={source_path} is mounted at {path} by {chosen.name}")
@@ -191,7 +226,7 @@ def _mount(source: str, mountpoint: str, options: MountOptions, backend: str, ho
     else:
         from xloop.cli.background import serve_in_background
 
-        status = serve_in_background(source_path, path, options, chosen)
+        status = serve_in_background(source_path, path, options, chosen, layers, how.log)
         _tell(how.verbose, source_path, path, chosen.name, status)
 
 
@@ -214,6 +249,41 @@ def _parsed(words: tuple[str, ...]) -> MountOptions:
         return parse_options(words)
     except OptionError as exc:
         raise click.UsageError(str(exc)) from None
+
+
+def _log_of(text: str | None, *, foreground: bool, debug: bool, verbose: int) -> Log | None:
+    """Return where the log goes; None: as Python does it, warnings to stderr."""
+    if debug and not foreground and text is None:
+        raise click.UsageError(
+            "--debug: a server in the background has no stderr: add --foreground, or --log FILE"
+        )
+    if text is None and not debug and verbose < 2:
+        return None
+    import logging
+
+    from xloop import logs
+
+    try:
+        log = logs.parse(text or "stderr")
+    except OptionError as exc:
+        raise click.UsageError(str(exc)) from None
+    if log.kind == "stderr" and text is not None and not foreground:
+        raise click.UsageError(
+            "--log stderr is for --foreground: a server in the background has no stderr"
+        )
+    return log._replace(level=logging.DEBUG if debug or verbose > 1 else logging.INFO)
+
+
+def _check_log(log: Log, mountpoint: str) -> None:
+    if log.kind == "file":
+        from xloop import mounts
+
+        path = mounts.locate(log.path, mounts.read_table())
+        if path.startswith(mountpoint.rstrip(os.sep) + os.sep):
+            raise MountError(
+                f"log {log.path!r} lies below the mountpoint: the server would wait for itself",
+                "write it somewhere else",
+            )
 
 
 def _tell_choice(asked: str, chosen: str, passed_over: list[BackendUnavailable]) -> None:
@@ -239,11 +309,3 @@ def _tell(
             else:
                 shown = ", ".join(map(str, value)) if isinstance(value, dict) else value
                 click.echo(f"       {name}: {shown}", err=True)
-
-
-def _log_to_stderr(verbose: int) -> None:
-    import logging
-
-    logging.basicConfig(
-        level=logging.DEBUG if verbose > 1 else logging.INFO, format="%(name)s: %(message)s"
-    )
