@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from xloop.cli import complain
+from xloop.cli.proposals import backends, files, logs, option_words, to_mount
 from xloop.errors import BackendUnavailable, MountError, OptionError, XloopError
 from xloop.options import TABLE, MountOptions, parse_options
 from xloop.registry import AUTO
@@ -56,13 +57,14 @@ With --all one that fails does not keep the others from being mounted.
 
 
 @click.command(cls=_MountCommand, epilog=_EPILOG)
-@click.argument("what", metavar="SOURCE MOUNTPOINT | NAME", nargs=-1)
+@click.argument("what", metavar="SOURCE MOUNTPOINT | NAME", nargs=-1, shell_complete=to_mount)
 @click.option(
     "-o",
     "--options",
     "words",
     multiple=True,
     metavar="OPTION[,...]",
+    shell_complete=option_words,
     help="Mount options, see below. May be repeated; of two that say the opposite, the later counts.",
 )
 @click.option(
@@ -76,6 +78,7 @@ With --all one that fails does not keep the others from being mounted.
 @click.option(
     "--backend",
     metavar="NAME",
+    shell_complete=backends,
     help="How to mount. A backend that is named is used or refused, never replaced. [default: auto]",
 )
 @click.option("-a", "--all", "every", is_flag=True, help="Mount everything that has a name.")
@@ -83,12 +86,14 @@ With --all one that fails does not keep the others from being mounted.
     "--config",
     "config_path",
     metavar="FILE",
+    shell_complete=files,
     help="Where names are looked up. [default: config.toml in the user's configuration, see below]",
 )
 @click.option(
     "--log",
     "log_text",
     metavar="WHERE",
+    shell_complete=logs,
     help="Where the server writes what happens: stderr (with -f), file (one in your state directory), "
     "journald, syslog, or the path of a file. [default: warnings to stderr, with -f]",
 )
@@ -196,14 +201,14 @@ def _mount(source: str, mountpoint: str, options: MountOptions, backend: str, ho
 
         layers = (Trace,)
     if how.foreground:
-        from xloop import logs
         from xloop.host import process
         from xloop.host.notify import notify
+        from xloop.logs import start
         from xloop.server import build, collect_rarely
         from xloop.serving import Service
 
         process.unblock()
-        reopen = logs.start(how.log) if how.log is not None else None
+        reopen = start(how.log) if how.log is not None else None
         collect_rarely()
         operations = build(source_path, layers, path, options)
         os.chdir("/")  # a mount may be wanted, or the source be moved, where we stand
@@ -261,10 +266,10 @@ def _log_of(text: str | None, *, foreground: bool, debug: bool, verbose: int) ->
         return None
     import logging
 
-    from xloop import logs
+    from xloop.logs import parse
 
     try:
-        log = logs.parse(text or "stderr")
+        log = parse(text or "stderr")
     except OptionError as exc:
         raise click.UsageError(str(exc)) from None
     if log.kind == "stderr" and text is not None and not foreground:
