@@ -81,6 +81,7 @@ system_packages() {
     needed sqlite3 sqlite3
     needed systemd-analyze systemd # checks the units of docs/systemd, and runs them in a namespace
     needed tar tar
+    needed mandoc mandoc # looks at the manual page
     # Shells that complete.
     needed fish fish
     needed zsh zsh

@@ -19,7 +19,7 @@ from xloop import __version__
 from xloop.errors import XloopError
 from xloop.host import process
 
-__all__ = ["main"]
+__all__ = ["commands", "main"]
 
 #: The commands, and the modules of their functions of the same name.
 _COMMANDS = {
@@ -79,6 +79,11 @@ class _Commands(click.Group):
 @click.version_option(__version__, prog_name="xloop", message="%(prog)s %(version)s")
 def _cli() -> None:
     """Show a directory at another place, through a file system in user space."""
+
+
+def commands() -> click.Group:
+    """Return the tree of commands, for what is made of it: the manual page."""
+    return _cli
 
 
 def main() -> NoReturn:

@@ -93,6 +93,7 @@ _MOST_CLIENTS = 256
 @click.option(
     "--rounds",
     type=click.IntRange(min=1),
+    metavar="N",
     help="How often each row is measured; workloads half as often. [default: 7]",
 )
 @click.option(
