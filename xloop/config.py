@@ -92,6 +92,8 @@ def parse(data: bytes, path: str) -> dict[str, NamedMount]:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as exc:
         raise _refused(path, [_of_syntax(str(exc), text)]) from None
+    except RecursionError:
+        raise ConfigError(f"{path!r} cannot be read: it is nested too deeply") from None
     reader = _Reader(_Places(text))
     found = reader.read(document)
     if reader.mistakes:
@@ -198,18 +200,16 @@ class _Reader:
             return ()
         before = len(self.mistakes)
         for index, string in enumerate(strings):
-            self._try_options(
-                [string], self._places.line(at, None if strings is not given else index)
-            )
+            self._try_options([string], at, index if strings is given else None)
         if len(self.mistakes) == before:  # each is in order: are they together?
-            self._try_options(strings, self._places.line(at))
+            self._try_options(strings, at)
         return tuple(strings)
 
-    def _try_options(self, strings: list[str], line: int) -> None:
+    def _try_options(self, strings: list[str], at: _Path, index: int | None = None) -> None:
         try:
             parse_options(strings)
         except OptionError as exc:
-            self.mistakes.append(_Mistake(line, exc.why, exc.fix))
+            self.mistakes.append(_Mistake(self._places.line(at, index), exc.why, exc.fix))
 
     def _backend(self, keys: dict[str, Any], at: _Path) -> str:
         name = self._string(keys, at, "backend", AUTO)

@@ -198,6 +198,12 @@ def test_all_mistakes_are_told_in_the_order_of_their_lines() -> None:
     ]
 
 
+def test_what_nests_too_deeply_is_refused() -> None:
+    assert (
+        str(refused("x = " + "[" * 100_000)) == "'c.toml' cannot be read: it is nested too deeply"
+    )
+
+
 def test_the_backend_of_another_system_is_no_mistake_of_the_file() -> None:
     for name in ("winfsp", "macfuse", "libfuse2", "auto"):
         assert read(M + f"backend = '{name}'")["a"].backend == name
