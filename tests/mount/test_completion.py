@@ -165,7 +165,7 @@ def test_bash_shows_all_that_is_possible(spot: Spot, environment: dict[str, str]
         assert shell.completed("xloop mount -o passthrough=\x1b*")[3:] == ["passthrough=auto", "on", "off"]  # fmt: skip
         # No blank behind what wants a value; and the word in front is not proposed again.
         assert shell.completed("xloop mount -o fsn\tx")[3:] == ["fsname=x"]
-        assert shell.completed("xloop mount -o ro,r\t")[3:] == ["ro,relatime"]
+        assert shell.completed("xloop mount -o dirsync,dirs\t")[3:] == ["dirsync,dirs"]
         assert shell.completed("xloop mount --all m\t")[3:] == ["m"]
         (spot.top / "config" / "xloop" / "config.toml").write_text("nonsense")
         assert shell.completed("xloop mount mu\t")[2:] == ["mu"]
