@@ -3,14 +3,16 @@
 # Installs xloop from this checkout for the user who calls it: sh install.sh
 #
 # A plain "pip install ." is refused by the Python of Debian and Ubuntu (PEP 668), so xloop gets a
-# virtual environment, ~/.local/lib/xloop, and its command a link in ~/.local/bin.  System packages
-# are installed only if they are missing.  To remove it: rm -r ~/.local/lib/xloop ~/.local/bin/xloop
+# virtual environment, ~/.local/lib/xloop, and its command a link in ~/.local/bin, its manual page one in
+# ~/.local/share/man.  System packages are installed only if they are missing.  To remove it:
+# rm -r ~/.local/lib/xloop ~/.local/bin/xloop ~/.local/share/man/man1/xloop.1
 
 set -eu
 top=$(cd "$(dirname "$0")" && pwd)
 python=${PYTHON:-python3}
 venv=$HOME/.local/lib/xloop
 command=$HOME/.local/bin/xloop
+page=$HOME/.local/share/man/man1/xloop.1 # where man(1) looks when ~/.local/bin is in the PATH
 
 missing=
 "$python" -c 'import ensurepip, venv' 2>/dev/null || missing="$missing python3 python3-venv"
@@ -38,6 +40,8 @@ fi
 "$venv/bin/pip" --disable-pip-version-check install --quiet --upgrade "$top"
 mkdir -p "${command%/*}"
 ln -sf "$venv/bin/xloop" "$command"
+mkdir -p "${page%/*}"
+ln -sf "$venv/share/man/man1/xloop.1" "$page"
 "$command" --version
 case ":$PATH:" in
     *":${command%/*}:"*) ;;

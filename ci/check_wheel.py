@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""Check that a wheel holds all files of the packages, and nothing else: check_wheel.py WHEEL."""
+"""Check that a wheel holds all files of the packages and the manual page, and nothing else: check_wheel.py WHEEL."""
 
 from __future__ import annotations
 
@@ -19,8 +19,14 @@ def main(wheel: str) -> int:
         for path in (above / package).rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
+    expected.add("share/man/man1/xloop.1")
     with zipfile.ZipFile(wheel) as archive:
-        found = {name for name in archive.namelist() if ".dist-info/" not in name}
+        # What is installed outside of Python's packages lies in NAME-VERSION.data/data.
+        found = {
+            name.partition(".data/data/")[2] or name
+            for name in archive.namelist()
+            if ".dist-info/" not in name
+        }
     for name in sorted(expected - found):
         sys.stderr.write(f"not in the wheel: {name}\n")
     for name in sorted(found - expected):

@@ -81,6 +81,10 @@ system_packages() {
     needed sqlite3 sqlite3
     needed systemd-analyze systemd # checks the units of docs/systemd, and runs them in a namespace
     needed tar tar
+    needed mandoc mandoc # looks at the manual page
+    # Shells that complete.
+    needed fish fish
+    needed zsh zsh
     [ -e /usr/include/stdio.h ] || missing+=(libc6-dev) # gcc only recommends it
     [ -e /etc/ssl/certs/ca-certificates.crt ] || missing+=(ca-certificates)
     [ ${#missing[@]} = 0 ] && return

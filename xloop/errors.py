@@ -19,6 +19,7 @@ import logging
 __all__ = [
     "BackendUnavailable",
     "BusyError",
+    "ConfigError",
     "MountError",
     "OptionError",
     "SourceMissing",
@@ -56,6 +57,10 @@ class OptionError(MountError):
 
 class BackendUnavailable(MountError):
     """The backend cannot be used on this machine, or not by this user."""
+
+
+class ConfigError(XloopError):
+    """A file of named mounts is missing, not to be trusted, or has mistakes.  Nothing of it is used."""
 
 
 class UnmountError(XloopError):

@@ -14,13 +14,26 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from typing import Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from xloop.backend import Availability, Backend
 from xloop.errors import BackendUnavailable
 from xloop.options import nearest
 
-__all__ = ["AUTO", "GROUP", "available", "bundled", "choose", "load", "system", "tables"]
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
+__all__ = [
+    "AUTO",
+    "GROUP",
+    "available",
+    "bundled",
+    "check_name",
+    "choose",
+    "load",
+    "system",
+    "tables",
+]
 
 #: The name that stands for "the first that works here".
 AUTO: Final = "auto"
@@ -107,6 +120,15 @@ def available() -> dict[str, Availability]:
     return states
 
 
+def check_name(name: str) -> None:
+    """Raise BackendUnavailable for a name that no backend has, on no system.  Loads none."""
+    if name == AUTO or any(name in table for table in _BUNDLED.values()):
+        return
+    found = _foreign()
+    if name not in found:
+        raise _unknown(name, [AUTO, *bundled(), *found])
+
+
 def _choose_best(refusals: list[BackendUnavailable]) -> Backend:
     for name in bundled():
         try:
@@ -127,10 +149,14 @@ def _choose_best(refusals: list[BackendUnavailable]) -> Backend:
     )
 
 
-def _load_foreign(name: str) -> Backend:
+def _foreign() -> dict[str, EntryPoint]:
     from importlib.metadata import entry_points  # here: reads every installed distribution
 
-    found = {point.name: point for point in entry_points(group=GROUP)}
+    return {point.name: point for point in entry_points(group=GROUP)}
+
+
+def _load_foreign(name: str) -> Backend:
+    found = _foreign()
     if name not in found:
         raise _unknown(name, [AUTO, *bundled(), *found])
     try:

@@ -15,10 +15,12 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import BinaryIO, NamedTuple
 
+from xloop import logs
 from xloop.backend import Backend
 from xloop.control import Line
 from xloop.errors import MountError, XloopError
 from xloop.host import process
+from xloop.logs import Log
 from xloop.ops import Operations
 from xloop.options import MountOptions
 from xloop.serving import Service
@@ -43,6 +45,7 @@ class Spec(NamedTuple):
     options: MountOptions
     backend: str
     asker: int  #: process id of the program that asked
+    log: Log | None = None
 
 
 def build(
@@ -95,11 +98,13 @@ def serve_asker(
     options: MountOptions,
     backend: Backend,
     on_ready: Callable[[], None] = lambda: None,
+    log: Log | None = None,
 ) -> int:
     """Serve until the mount is gone; tell the other end of *line* how it goes; return a status.
 
     The process must be the server's own: its working directory and signals are changed.
-    *on_ready* is called before the other end hears that the mount is ready.
+    *on_ready* is called before the other end hears that the mount is ready.  SIGHUP has *log*, if it is a
+    file, opened again, and otherwise does nothing: no terminal hangs up here.
     """
     told = False
     collect_rarely()
@@ -112,9 +117,18 @@ def serve_asker(
 
     try:
         process.unblock()
+        reopen = logs.start(log) if log is not None else None
         operations = make()
         os.chdir("/")  # not before: make() may mean relative paths; not after: it pins a mount
-        service = Service(operations, mountpoint, options, backend, line=line, asker=asker)
+        service = Service(
+            operations,
+            mountpoint,
+            options,
+            backend,
+            line=line,
+            asker=asker,
+            reopen=reopen or (lambda: None),
+        )
         service.run(ready)
     except XloopError as exc:
         if told:
@@ -163,4 +177,5 @@ def main(stream: BinaryIO) -> int:
         spec.mountpoint,
         spec.options,
         backend,
+        log=spec.log,
     )

@@ -99,11 +99,12 @@ class Service:
         line: Line | None = None,
         asker: int | None = None,
         ending: Callable[[], object] | None = None,
+        reopen: Callable[[], None] | None = None,
     ) -> None:
         """*line*: to the program that asked for the mount, whose process id is *asker*.
 
         Without a line, the mount depends on nobody.  *ending* is called once, as soon as it is clear that the mount
-        will end: by the first signal, or because it has.
+        will end: by the first signal, or because it has.  *reopen*: what SIGHUP does instead of unmounting.
         """
         if options.fsname is None:
             shown = getattr(operations, "source", None)
@@ -114,6 +115,7 @@ class Service:
         self._options = options
         self._backend = backend
         self._line = line
+        self._reopen = reopen
         self._asker_end = process.watch(asker) if asker is not None else None
         #: The asker may have died before it was watched; then somebody else is our parent.
         self._orphaned = asker is not None and os.getppid() != asker
@@ -203,6 +205,7 @@ class Service:
         if self._error is not None:
             self._abandon()
             raise self._error
+        _log.info("%r is unmounted", self._mountpoint)
 
     def _wait(self, handlers: dict[int, Any]) -> None:
         with selectors.DefaultSelector() as selector:
@@ -237,7 +240,11 @@ class Service:
     def _on_wake(self, handlers: dict[int, Any]) -> None:
         with suppress(BlockingIOError):
             # set_wakeup_fd() writes the number of each signal, _post() a zero.
-            if any(byte in handlers for byte in self._wake_receive.recv(4096)):
+            numbers = handlers.keys() & set(self._wake_receive.recv(4096))
+            if self._reopen is not None and process.HANGUP in numbers:
+                numbers.discard(process.HANGUP)
+                self._reopen()
+            if numbers:
                 self._on_signal()
 
     def _on_signal(self) -> None:
@@ -504,6 +511,9 @@ class Service:
 
     def _announce(self, ready: Callable[[], object] | None) -> None:
         self._listen()
+        _log.info(
+            "%r is mounted at %r by %s", self._options.fsname, self._mountpoint, self._backend.name
+        )
         if ready is not None:
             ready()
 

@@ -8,6 +8,7 @@ any command: each is a file, and is imported when it is called.
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 from typing import NoReturn
@@ -18,7 +19,7 @@ from xloop import __version__
 from xloop.errors import XloopError
 from xloop.host import process
 
-__all__ = ["main"]
+__all__ = ["commands", "main"]
 
 #: The commands, and the modules of their functions of the same name.
 _COMMANDS = {
@@ -29,6 +30,7 @@ _COMMANDS = {
     "doctor": "xloop.cli.doctor",
     "install-helpers": "xloop.cli.install_helpers",
     "bench": "xloop.cli.bench",
+    "completion": "xloop.cli.completion",
 }
 
 _EXAMPLES = """\b
@@ -39,6 +41,7 @@ Examples:
   xloop umount ~/view                end it
   xloop doctor                       say what is missing, if it cannot mount
   xloop bench --quick                what a mount costs on this machine
+  xloop completion bash              make the shell complete all this
 """
 
 
@@ -78,9 +81,17 @@ def _cli() -> None:
     """Show a directory at another place, through a file system in user space."""
 
 
+def commands() -> click.Group:
+    """Return the tree of commands, for what is made of it: the manual page."""
+    return _cli
+
+
 def main() -> NoReturn:
     """Run the command line and exit."""
     process.keep_standard_descriptors()
+    if "_XLOOP_COMPLETE" in os.environ:
+        # How bash asks, which is not how click thinks it does.
+        import_module("xloop.cli.completion")
     try:
         # Not as click would on Windows: "*" is a mount point there, and means any free drive.
         _cli.main(prog_name="xloop", windows_expand_args=False)

@@ -16,29 +16,35 @@ from xloop import mounts
 from xloop.backend import Backend
 from xloop.control import Line
 from xloop.host import process
+from xloop.logs import Log
 from xloop.options import MountOptions
-from xloop.server import build, serve_asker
+from xloop.server import LayerFactory, Spec, build, serve_asker
 from xloop.starting import settle
 
 __all__ = ["serve_in_background"]
 
 
 def serve_in_background(
-    source: str, mountpoint: str, options: MountOptions, backend: Backend
+    source: str,
+    mountpoint: str,
+    options: MountOptions,
+    backend: Backend,
+    layers: tuple[LayerFactory, ...] = (),
+    log: Log | None = None,
 ) -> dict[str, object]:
     """Mount, served by a process that outlives this one; return its session's status.
 
     Raises MountError, and then nothing is left: no mount, no process.
     """
     if not process.CAN_GO_ON_AS_FORK:
-        return _spawn(source, mountpoint, options, backend)
+        return _spawn(Spec(source, layers, mountpoint, options, backend.name, os.getpid(), log))
     before = mounts.read_table()
     line, other = Line.pair()
     asker = os.getpid()
     pid = process.fork()  # no thread has been started yet: a fork copies only the one it is made in
     if pid == 0:
         line.drop()
-        _serve(other, asker, source, mountpoint, options, backend)
+        _serve(other, Spec(source, layers, mountpoint, options, backend.name, asker, log), backend)
     other.drop()
     _, said = settle(line, _Forked(pid), mountpoint, before)
     line.say("release")
@@ -47,14 +53,10 @@ def serve_in_background(
     return status
 
 
-def _spawn(
-    source: str, mountpoint: str, options: MountOptions, backend: Backend
-) -> dict[str, object]:
+def _spawn(spec: Spec) -> dict[str, object]:
     """As serve_in_background, where a server must be executed."""
     from xloop.mounting import start
-    from xloop.server import Spec
 
-    spec = Spec(source, (), mountpoint, options, backend.name, os.getpid())
     _, said, _, line = start(spec)
     line.say("release")
     line.drop()
@@ -62,9 +64,7 @@ def _spawn(
     return status
 
 
-def _serve(
-    line: Line, asker: int, source: str, mountpoint: str, options: MountOptions, backend: Backend
-) -> NoReturn:
+def _serve(line: Line, spec: Spec, backend: Backend) -> NoReturn:
     status = 1
     try:
         # A lock file, a pipe, a terminal of whoever called us would stay open for as long as the
@@ -72,12 +72,13 @@ def _serve(
         process.close_others(line.fileno())
         status = serve_asker(
             line,
-            asker,
-            lambda: build(source, (), mountpoint, options),
-            mountpoint,
-            options,
+            spec.asker,
+            lambda: build(spec.source, spec.layers, spec.mountpoint, spec.options),
+            spec.mountpoint,
+            spec.options,
             backend,
             on_ready=_part,
+            log=spec.log,
         )
     finally:
         # Not sys.exit(): what the command would do on its way out is for the parent to do.

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from xloop.cli.proposals import backends, directories, option_words
 from xloop.errors import OptionError
 from xloop.registry import AUTO
 
@@ -50,17 +51,23 @@ _MOST_CLIENTS = 256
 
 
 @click.command(epilog=_EPILOG)
-@click.argument("source", required=False)
+@click.argument("source", required=False, shell_complete=directories)
 @click.option(
     "-o",
     "--options",
     "words",
     multiple=True,
     metavar="OPTION[,...]",
+    shell_complete=option_words,
     help="Mount options for xloop, as for `xloop mount`. May be repeated.",
 )
 @click.option(
-    "--backend", default=AUTO, show_default=True, metavar="NAME", help="How xloop mounts."
+    "--backend",
+    default=AUTO,
+    show_default=True,
+    metavar="NAME",
+    help="How xloop mounts.",
+    shell_complete=backends,
 )
 @click.option(
     "--variant",
@@ -86,6 +93,7 @@ _MOST_CLIENTS = 256
 @click.option(
     "--rounds",
     type=click.IntRange(min=1),
+    metavar="N",
     help="How often each row is measured; workloads half as often. [default: 7]",
 )
 @click.option(

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import click
 
+from xloop.cli.proposals import directories
+
 __all__ = ["install_helpers"]
 
 _EPILOG = """\b
@@ -26,6 +28,7 @@ xloop itself must be installed where only root can change it.  docs/fstab.md has
     "--root",
     default="/",
     metavar="DIR",
+    shell_complete=directories,
     help="Write into DIR/sbin: a tree that becomes the root of a machine, with xloop at the same place as here.",
 )
 @click.option("--remove", is_flag=True, help="Remove the helpers.")

@@ -13,6 +13,8 @@ from typing import Any
 
 import click
 
+from xloop.cli.proposals import mounted
+
 __all__ = ["lines", "status"]
 
 _EPILOG = """\b
@@ -27,7 +29,7 @@ until it has answered. Median and 99 % are upper bounds: at most twice too high.
 
 
 @click.command(epilog=_EPILOG)
-@click.argument("mountpoint")
+@click.argument("mountpoint", shell_complete=mounted)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object, for programs.")
 def status(mountpoint: str, as_json: bool) -> None:
     """Tell about the mount at MOUNTPOINT what its server knows.

@@ -12,6 +12,7 @@ import sys
 import click
 
 from xloop.cli import complain
+from xloop.cli.proposals import mounted
 from xloop.errors import XloopError
 
 __all__ = ["umount"]
@@ -27,7 +28,7 @@ Examples:
 
 
 @click.command(epilog=_EPILOG)
-@click.argument("mountpoints", metavar="MOUNTPOINT...", nargs=-1)
+@click.argument("mountpoints", metavar="MOUNTPOINT...", nargs=-1, shell_complete=mounted)
 @click.option("-a", "--all", "everything", is_flag=True, help="All mounts of this user.")
 @click.option(
     "-l",

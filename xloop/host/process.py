@@ -26,12 +26,14 @@ __all__ = [
     "CAN_FORK",
     "CAN_GO_ON_AS_FORK",
     "DETACHED",
+    "HANGUP",
     "TERMINATING",
     "blocked",
     "close_others",
     "enter_mounts",
     "fork",
     "give",
+    "has_terminal",
     "interpreter",
     "keep_standard_descriptors",
     "kill",
@@ -51,12 +53,14 @@ __all__ = [
 
 #: The signals by which people and machines ask a server to end.
 TERMINATING: frozenset[signal.Signals]
+#: The one of them that a server in the background takes for "open your log again"; 0 where there is none.
+HANGUP: int
 if sys.platform == "win32":
     TERMINATING = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGBREAK})
+    HANGUP = 0
 else:
     TERMINATING = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
-
-
+    HANGUP = signal.SIGHUP
 #: Whether fork(2) is there, and a child that is executed can be given descriptors by their numbers.
 CAN_FORK = sys.platform != "win32"
 
@@ -146,6 +150,17 @@ def leave_terminal() -> None:
     if sys.platform == "win32":
         raise _unsupported("a server in the background")
     os.setsid()
+
+
+def has_terminal() -> bool:
+    """Tell whether this process has a controlling terminal, whose end it is told by a signal."""
+    if sys.platform == "win32":
+        return False
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def wait(pid: int, patience: float | None = None) -> int | None:

@@ -9,5 +9,6 @@ from __future__ import annotations
 
 from xloop.layers.base import Layer
 from xloop.layers.readonly import ReadOnly
+from xloop.layers.trace import Trace
 
-__all__ = ["Layer", "ReadOnly"]
+__all__ = ["Layer", "ReadOnly", "Trace"]
