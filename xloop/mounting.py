@@ -15,6 +15,7 @@ unmounts when this end is closed, whether by :meth:`Mount.unmount` or because th
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import io
 import logging
 import os
@@ -23,7 +24,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
-from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -34,7 +34,7 @@ from xloop.host import process
 from xloop.host.mounttable import MountEntry
 from xloop.ops import Operations
 from xloop.options import MountOptions, with_fields
-from xloop.preflight import check_mountpoint, check_source
+from xloop.preflight import check_mountpoint, check_source, make_room
 from xloop.registry import AUTO, choose
 from xloop.server import Factory, LayerFactory, Spec
 from xloop.starting import FAREWELL, remove, settle
@@ -59,6 +59,7 @@ def mount(
     backend: str = AUTO,
     layers: Sequence[LayerFactory] = (),
     on_top: bool = False,
+    replace: bool = False,
     **fields: object,
 ) -> Mount:
     """Show *source* at the directory *mountpoint*, and return when the mount answers.
@@ -68,7 +69,8 @@ def mount(
     the server process can import.  *layers* are put around it, the first one innermost, each by
     a callable such as :class:`xloop.layers.ReadOnly`.  *fields* are those of
     :class:`~xloop.options.MountOptions`, and win over *options*.  *on_top*: the mountpoint may be the
-    mountpoint of a user-space file system already.
+    mountpoint of a user-space file system already.  *replace*: a mount of xloop that is there is taken
+    away first, if it is dead or nobody uses it; it is gone also if the new one then fails.
 
     Raises MountError, and then nothing is left mounted.  As a context manager::
 
@@ -84,10 +86,14 @@ def mount(
     if not callable(source):
         source = check_source(os.fspath(source))
         if options.fsname is None:
-            options = replace(options, fsname=source)
-    path = check_mountpoint(os.fspath(mountpoint), on_top=on_top)
+            options = dataclasses.replace(options, fsname=source)
+    path = check_mountpoint(
+        os.fspath(mountpoint), on_top=on_top, replace=options.subtype if replace else None
+    )
     chosen = choose(backend)
     chosen.check_options(options)
+    if replace:
+        make_room(path, options.subtype, source if isinstance(source, str) else None)
     spec = Spec(source, tuple(layers), path, options, chosen.name, os.getpid())
     entry, said, server, line = start(spec)
     return Mount(spec, entry, str(said["backend"]), server, line)

@@ -19,6 +19,7 @@ import stat
 import sys
 from collections.abc import Sequence
 from enum import Enum
+from typing import Any
 
 from xloop.errors import BusyError, UnmountError, XloopError
 from xloop.host import mounttable, process
@@ -148,7 +149,7 @@ _ASK = "import os, sys\ntry:\n getattr(os, 'statvfs', os.stat)(sys.argv[1])\nexc
 
 def health(path: str, patience: float = PATIENCE) -> Health:
     """Ask the file system mounted at *path* one question, and wait *patience* seconds at most."""
-    status = _in_a_child(_ASK, mounttable.root_of(path), patience)
+    status = _in_a_child(_ASK, path, patience)
     if status is None:
         return Health.HANGS
     # ECONNABORTED: cut off through /sys/fs/fuse/connections.  Any other error is an answer, EACCES
@@ -162,20 +163,30 @@ _FLUSH = "import ctypes, os, sys\nctypes.CDLL(None).syncfs(os.open(sys.argv[1], 
 
 def flush(path: str, patience: float = PATIENCE) -> None:
     """Have what was changed in memory written to the file system at *path*, if it answers in time."""
-    _in_a_child(_FLUSH, mounttable.root_of(path), patience)
+    _in_a_child(_FLUSH, path, patience)
 
 
 def _in_a_child(program: str, path: str, patience: float) -> int | None:
-    """Return the exit status of the Python *program*, given *path*; None: it takes too long."""
+    """Return the exit status of the Python *program*, given the mount at *path*; None: it takes too long."""
     import subprocess  # here: most mountpoints are ordinary directories, and nobody asks
 
-    probe = subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", program, path],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd="/",
-    )
+    def ask(**identity: Any) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", program, mounttable.root_of(path)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd="/",
+            **identity,
+        )
+
+    identity = _one_who_may(path)
+    try:
+        probe = ask(**identity)
+    except OSError:
+        if not identity:
+            raise
+        probe = ask()  # may not be somebody else, or the interpreter is root's alone
     try:
         return probe.wait(patience)
     except subprocess.TimeoutExpired:
@@ -186,6 +197,17 @@ def _in_a_child(program: str, path: str, patience: float) -> int | None:
             probe.wait(0.5)
         probe.returncode = probe.returncode if probe.returncode is not None else -9
         return None
+
+
+def _one_who_may(path: str) -> dict[str, Any]:
+    """Return who is to ask the mount at *path*, where that is not this user, for subprocess.Popen.
+
+    A user's mount answers root without asking its server, as if it were well.
+    """
+    entry = mount_at(read_table(), path)
+    if entry is None or not entry.owner or not process.is_root():
+        return {}
+    return {"user": entry.owner, "group": entry.group, "extra_groups": []}
 
 
 def take_away(path: str, *, lazy: bool = False, expected: MountEntry | None = None) -> None:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: MIT
 """Whether a mount makes sense, asked before it is tried, and whether it came about, asked after.
 
-Owns the checks of source and mountpoint, and the words for what is wrong with them.  Does not
-own whether this machine can mount at all: that is the backend's ``probe()``.
+Owns the checks of source and mountpoint, the words for what is wrong with them, and what goes when
+a mount is replaced.  Does not own whether this machine can mount at all: that is the backend's ``probe()``.
 
 A mountpoint inside the source, the source inside the mountpoint, and both the same are in order:
 a loopback holds its source by a descriptor from before the mount, and a backend refuses what its
@@ -17,7 +17,7 @@ import stat
 import threading
 from collections.abc import Sequence
 
-from xloop.errors import MountError, SourceMissing
+from xloop.errors import MountError, SourceMissing, UnmountError
 from xloop.host import mounttable
 from xloop.host.mounttable import MountEntry
 from xloop.mounts import (
@@ -29,9 +29,10 @@ from xloop.mounts import (
     locate,
     mount_at,
     read_table,
+    take_away,
 )
 
-__all__ = ["check_mountpoint", "check_source", "confirm"]
+__all__ = ["check_mountpoint", "check_source", "confirm", "make_room"]
 
 #: Seconds for a mount that has reported ready to answer its first stat.
 PATIENCE = 30.0
@@ -67,10 +68,11 @@ def check_source(source: str) -> str:
     return os.path.realpath(path)
 
 
-def check_mountpoint(mountpoint: str, *, on_top: bool) -> str:
+def check_mountpoint(mountpoint: str, *, on_top: bool, replace: str | None = None) -> str:
     """Return the absolute path of the directory *mountpoint*, free of symbolic links.
 
-    *on_top*: it may be the mountpoint of a user-space file system already.
+    *on_top*: it may be the mountpoint of a user-space file system already.  *replace*: it may be
+    that of a mount of xloop, or of xloop under this subtype, that :func:`make_room` takes away.
     """
     if not mountpoint:
         raise MountError("mountpoint '' does not exist: it is empty")
@@ -78,14 +80,24 @@ def check_mountpoint(mountpoint: str, *, on_top: bool) -> str:
         return _check_free(mountpoint)
     table = read_table()
     path = locate(mountpoint, table)
-    _check_answers(table, path, "mountpoint", mountpoint)
     entry = mount_at(table, path)
+    if entry is not None and replace is not None and _is_ours(entry, replace):
+        if health(path) is Health.HANGS:
+            raise _hangs(entry, "mountpoint", mountpoint, "is")
+        return path
+    _check_answers(table, path, "mountpoint", mountpoint)
     if entry is not None and entry.is_fuse and not on_top:
-        what = "a mount of xloop" if entry.fstype == "fuse.xloop" else f"a mount ({entry.fstype})"
+        ours = entry.fstype == "fuse.xloop"
+        what = "a mount of xloop" if ours else f"a mount ({entry.fstype})"
+        ways = [f"unmount it: {_unmounting(entry)}"]
+        if ours:
+            ways.append(f"or replace it, if nobody uses it: {_REPLACE}")
+        elif replace is not None:
+            ways.append("--replace takes away mounts of xloop, and no others")
+        ways.append("or mount on top of it, as root can: --on-top (in Python: on_top=True)")
         raise MountError(
             f"mountpoint {mountpoint!r} is {what} already: it shows {entry.source!r}",
-            f"unmount it: {_unmounting(entry)}\n"
-            "or mount on top of it, as root can: --on-top (in Python: on_top=True)",
+            "\n".join(ways),
         )
     try:
         found = os.stat(path)
@@ -102,6 +114,44 @@ def check_mountpoint(mountpoint: str, *, on_top: bool) -> str:
     if not stat.S_ISDIR(found.st_mode):
         raise _no_directory("mountpoint", mountpoint, found.st_mode)
     return path
+
+
+_REPLACE = "--replace (in Python: replace=True)"
+
+
+def _is_ours(entry: MountEntry, subtype: str) -> bool:
+    return entry.fstype in ("fuse.xloop", f"fuse.{subtype}")
+
+
+def make_room(path: str, subtype: str, source: str | None = None) -> list[str]:
+    """Take the mount away that is to be replaced at *path*, and say what was taken.
+
+    To be called after all other checks: if the new mount fails, the old one is gone all the same.  A
+    dead one goes always, a living one only where nobody uses it.  *source*: what the new one shows.
+    """
+    said: list[str] = []
+    while True:
+        table = read_table()
+        entry = mount_at(table, path)
+        if entry is None or not _is_ours(entry, subtype):
+            return said
+        if source is not None and containing(table, source) == entry:
+            raise MountError(
+                f"{path!r} cannot be replaced: the source {source!r} lies in it",
+                "name the directory that it shows itself",
+            )
+        dead = health(path) is Health.DEAD
+        if said and not dead:
+            return said  # what the one that was replaced lay on
+        try:
+            take_away(path, lazy=dead, expected=entry)
+        except UnmountError as exc:
+            raise MountError(f"{path!r} cannot be replaced: {exc.why}", exc.fix) from exc
+        said.append(
+            f"{path!r} was dead ({Health.DEAD.value}): cleaned"
+            if dead
+            else f"{path!r} showed {entry.source!r}: unmounted"
+        )
 
 
 def _check_free(mountpoint: str) -> str:
@@ -164,16 +214,23 @@ def _check_answers(table: Sequence[MountEntry], path: str, role: str, said: str)
     state = health(path)
     where = "is" if entry.mountpoint == path else f"lies in {entry.mountpoint!r},"
     if state is Health.DEAD:
+        ways = [f"clean it away: {_unmounting(entry)}"]
+        if role == "mountpoint" and entry.mountpoint == path and entry.fstype == "fuse.xloop":
+            ways.append(f"or replace it: {_REPLACE}")
         raise MountError(
             f"{role} {said!r} {where} a dead mount ({Health.DEAD.value}): "
             "its server ended without unmounting it",
-            f"clean it away: {_unmounting(entry)}",
+            "\n".join(ways),
         )
     if state is Health.HANGS:
-        raise MountError(
-            f"{role} {said!r} {where} a mount of type {entry.fstype} that does not answer",
-            f"detach it: {_unmounting(entry, lazy=True)}",
-        )
+        raise _hangs(entry, role, said, where)
+
+
+def _hangs(entry: MountEntry, role: str, said: str, where: str) -> MountError:
+    return MountError(
+        f"{role} {said!r} {where} a mount of type {entry.fstype} that does not answer",
+        f"detach it: {_unmounting(entry, lazy=True)}",
+    )
 
 
 def _whose(table: Sequence[MountEntry], path: str, exc: OSError) -> str:

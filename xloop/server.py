@@ -153,6 +153,8 @@ def main(stream: BinaryIO) -> int:
     """
     import pickle  # here: a forked server gets nothing pickled
 
+    # The program that started this one may have closed some of them.
+    process.keep_standard_descriptors()
     line = Line(process.taken(stream))
     try:
         spec: Spec = pickle.load(stream)

@@ -14,6 +14,7 @@ never interrupts a system call on the source.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import selectors
@@ -24,7 +25,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -38,7 +38,7 @@ from xloop.host import process
 from xloop.host.mounttable import MountEntry
 from xloop.ops import Operations
 from xloop.options import MountOptions, parse_options, spelled
-from xloop.preflight import check_mountpoint
+from xloop.preflight import check_mountpoint, make_room
 from xloop.registry import AUTO, choose
 
 __all__ = ["Service", "serve"]
@@ -61,6 +61,7 @@ def serve(
     backend: str = AUTO,
     ready: Callable[[], object] | None = None,
     on_top: bool = False,
+    replace: bool = False,
 ) -> None:
     """Mount *operations* at *mountpoint* and serve them in this process until they are unmounted.
 
@@ -72,7 +73,8 @@ def serve(
     itself, in no thread: it would wait for its own answer.  For that there is
     :func:`xloop.mount`, which serves from another process.
 
-    *on_top*: the mountpoint may be the mountpoint of a user-space file system already.
+    *on_top*: the mountpoint may be the mountpoint of a user-space file system already.  *replace*:
+    a mount of xloop that is there is taken away first, as by :func:`xloop.mount`.
     """
     if threading.current_thread() is not threading.main_thread():
         raise MountError(
@@ -80,9 +82,13 @@ def serve(
             "call it in the main thread, or use xloop.mount(), which any thread may call",
         )
     options = options or MountOptions()
-    path = check_mountpoint(os.fspath(mountpoint), on_top=on_top)
+    path = check_mountpoint(
+        os.fspath(mountpoint), on_top=on_top, replace=options.subtype if replace else None
+    )
     chosen = choose(backend)
     chosen.check_options(options)
+    if replace:
+        make_room(path, options.subtype)
     Service(operations, path, options, chosen).run(ready)
 
 
@@ -109,7 +115,7 @@ class Service:
         if options.fsname is None:
             shown = getattr(operations, "source", None)
             name = shown if isinstance(shown, str) and shown else type(operations).__name__
-            options = replace(options, fsname=name)
+            options = dataclasses.replace(options, fsname=name)
         self._operations = operations
         self._mountpoint = mountpoint
         self._options = options
@@ -315,7 +321,7 @@ class Service:
             source=str(self._options.fsname),
             fstype=entry.fstype,
             backend=self._backend.name,
-            options=spelled(replace(self._options, fsname=None)),
+            options=spelled(dataclasses.replace(self._options, fsname=None)),
             since=time.time(),
             pid=os.getpid(),
             owner=process.user(),
@@ -374,7 +380,7 @@ class Service:
         assert self._record is not None
         assert self._kept is not None
         text = str(request.get("options"))
-        self._options = replace(parse_options([text]), fsname=self._options.fsname)
+        self._options = dataclasses.replace(parse_options([text]), fsname=self._options.fsname)
         record = self._record._replace(options=text)
         try:
             self._kept.note(record)

@@ -92,13 +92,19 @@ class RaisingLater(Wrapped):
                 raise RuntimeError("out of luck")
             self.inner.serve(then)
 
+class KilledWhenMounted(DevFuse):
+    name = "killed-when-mounted"
+    def mount(self, *args):
+        super().mount(*args)
+        os.kill(os.getpid(), 9)
+
 class NotMounting(DevFuse):
     name = "not-mounting"
     def mount(self, *args):
         raise RuntimeError("no hands")
 """
 
-_NAMES = "SlowToMount SlowToServe Dying Killed Raising RaisingLater NotMounting"
+_NAMES = "SlowToMount SlowToServe Dying Killed Raising RaisingLater KilledWhenMounted NotMounting"
 
 
 def eventually(holds: Callable[[], Any]) -> bool:
@@ -142,8 +148,49 @@ class Spot:
 
     def server(self) -> int:
         """Return the one process that serves here."""
-        assert eventually(lambda: len(self.servers()) == 1), self.servers()
-        return self.servers()[0]
+
+        def serving() -> list[int]:
+            return sorted({*self.servers()} - {*self._guardians()})
+
+        assert eventually(lambda: len(serving()) == 1), self.servers()
+        return serving()[0]
+
+    def guardian(self) -> int:
+        """Return the one process that waits for the end of the server here."""
+        found = self._guardians()
+        assert len(found) == 1, found
+        return found[0]
+
+    def _guardians(self) -> list[int]:
+        found = []
+        for pid in self.servers():
+            with contextlib.suppress(OSError):
+                if b"xloop.guardian" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    found.append(pid)
+        return found
+
+    def sleeping(self, guardian: int) -> bool:
+        """Wait until *guardian* has looked at the mounts and waits for a change; False: it never does."""
+        # Its shell waits too, but for a pipe.
+        wchan = Path(f"/proc/{guardian}/wchan")
+        interpreter = os.fsencode(sys.executable)
+        command = Path(f"/proc/{guardian}/cmdline")
+        return eventually(
+            lambda: command.read_bytes().startswith(interpreter) and "poll" in wchan.read_text()
+        )
+
+    @staticmethod
+    def ended(pid: int) -> bool:
+        """Wait until process *pid* runs no more; False when that never happens."""
+
+        def over() -> bool:
+            try:
+                state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+            except OSError:
+                return True
+            return state in "ZX"  # whoever should ask for its status may take his time
+
+        return eventually(over)
 
     def alone(self) -> bool:
         """Wait until nothing is mounted here and nobody serves; False when that never happens."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from xloop.host.mounttable import MountEntry, parse, visible
 
 TABLE = rb"""22 27 0:21 / /proc rw,relatime - proc proc rw
 27 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw,discard
-40 27 0:40 / /mnt rw,nosuid,nodev - fuse.xloop /srv/a\040b\012c\134d rw,user_id=0
+40 27 0:40 / /mnt rw,nosuid,nodev - fuse.xloop /srv/a\040b\012c\134d rw,user_id=0,group_id=7
 41 40 0:41 / /mnt rw master:3 propagate_from:2 - fuse.sshfs host:/x rw
 42 41 0:42 / /mnt/in\040side rw - fuse /dev/fuse rw
 43 27 0:43 / /a/b rw - tmpfs none rw
@@ -27,8 +28,18 @@ def named(path: str) -> int | None:
 
 def test_a_line_is_read() -> None:
     entry = parse(TABLE)[2]
-    assert entry == MountEntry(40, 27, (0, 40), "/mnt", "fuse.xloop", "/srv/a b\nc\\d", owner=0)
+    expected = MountEntry(40, 27, (0, 40), "/mnt", "fuse.xloop", "/srv/a b\nc\\d", owner=0, group=7)
+    assert entry == expected
     assert entry.is_fuse
+    assert MountEntry.of(json.loads(json.dumps(entry))) == entry
+    assert MountEntry.of(json.loads(json.dumps(parse(TABLE)[0]))) == parse(TABLE)[0]
+
+
+def test_a_mount_is_the_same_though_a_directory_above_it_was_renamed() -> None:
+    entry = parse(TABLE)[2]
+    assert entry.is_same_as(entry._replace(mountpoint="/elsewhere"))
+    assert not entry.is_same_as(entry._replace(id=41))
+    assert not entry.is_same_as(entry._replace(device=(0, 41)))
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import replace
+from dataclasses import replace as changed
 from typing import TYPE_CHECKING, NamedTuple
 
 import click
@@ -76,6 +76,11 @@ With --all one that fails does not keep the others from being mounted.
     help="Mount even if a user-space file system is mounted at MOUNTPOINT already.",
 )
 @click.option(
+    "--replace",
+    is_flag=True,
+    help="First take away a mount of xloop at MOUNTPOINT that is dead, or that nobody uses.",
+)
+@click.option(
     "--backend",
     metavar="NAME",
     shell_complete=backends,
@@ -106,6 +111,7 @@ def mount(
     words: tuple[str, ...],
     foreground: bool,
     on_top: bool,
+    replace: bool,
     backend: str | None,
     every: bool,
     config_path: str | None,
@@ -121,8 +127,10 @@ def mount(
     NAME is one of config.toml, ~/.config/xloop/config.toml on Linux, which holds a source, a mountpoint and
     options for it; options of the command are added to those.
     """
+    if on_top and replace:
+        raise click.UsageError("--on-top and --replace contradict each other: give one of them")
     log = _log_of(log_text, foreground=foreground, debug=debug, verbose=verbose)
-    how = _How(foreground, on_top, verbose, log, debug)
+    how = _How(foreground, on_top, replace, verbose, log, debug)
     options = _parsed(words)
     if not every and len(what) == 2:
         if config_path is not None:
@@ -169,6 +177,7 @@ def mount(
 class _How(NamedTuple):
     foreground: bool
     on_top: bool
+    replace: bool
     verbose: int
     log: Log | None
     debug: bool
@@ -177,17 +186,19 @@ class _How(NamedTuple):
 
 def _mount(source: str, mountpoint: str, options: MountOptions, backend: str, how: _How) -> None:
     # From here on imports cost time that a person waits; before, a mistake is told at once.
-    from xloop.preflight import check_mountpoint, check_source
+    from xloop.preflight import check_mountpoint, check_source, make_room
     from xloop.registry import choose
 
     source_path = check_source(source)
     if options.fsname is None:
-        options = replace(options, fsname=source_path)
+        options = changed(options, fsname=source_path)
     if how.skip_mounted and _is_mounted(mountpoint, options):
         if how.verbose:
             click.echo(f"xloop: {source_path!r} is mounted at {mountpoint!r} already", err=True)
         return
-    path = check_mountpoint(mountpoint, on_top=how.on_top)
+    path = check_mountpoint(
+        mountpoint, on_top=how.on_top, replace=options.subtype if how.replace else None
+    )
     passed_over: list[BackendUnavailable] = []
     chosen = choose(backend, passed_over=passed_over)
     if how.verbose:
@@ -200,6 +211,9 @@ def _mount(source: str, mountpoint: str, options: MountOptions, backend: str, ho
         from xloop.layers import Trace
 
         layers = (Trace,)
+    if how.replace:
+        for said in make_room(path, options.subtype, source_path):
+            click.echo(f"xloop: {said}", err=True)
     if how.foreground:
         from xloop.host import process
         from xloop.host.notify import notify

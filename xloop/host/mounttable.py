@@ -15,8 +15,9 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+import time
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from xloop.host.darwin_libc import Mounted
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 __all__ = [
     "CAN_DETACH",
     "COVERS_DIRECTORIES",
+    "OUTLIVES_SERVER",
+    "Changes",
     "MountEntry",
     "abort",
     "check_point",
@@ -45,6 +48,9 @@ COVERS_DIRECTORIES = sys.platform != "win32"
 #: cuts them off.
 CAN_DETACH = sys.platform == "linux"
 
+#: Whether a mount stays, dead, when its server ends without unmounting.  WinFsp's go with their server.
+OUTLIVES_SERVER = sys.platform != "win32"
+
 
 class MountEntry(NamedTuple):
     """One line of /proc/self/mountinfo; proc_pid_mountinfo(5)."""
@@ -57,10 +63,20 @@ class MountEntry(NamedTuple):
     source: str
     #: The user whose mount it is, as user-space file systems tell; None: not told.
     owner: int | None = None
+    group: int | None = None  #: that user's, when it was mounted
 
     @property
     def is_fuse(self) -> bool:
         return self.fstype in ("fuse", "fuseblk") or self.fstype.startswith(("fuse.", "fuseblk."))
+
+    @classmethod
+    def of(cls, fields: Sequence[Any]) -> MountEntry:
+        """Return the entry that json.dumps() was given."""
+        return cls(fields[0], fields[1], tuple(fields[2]), *fields[3:])
+
+    def is_same_as(self, other: MountEntry) -> bool:
+        """Tell whether this is the mount *other*, which may have moved meanwhile."""
+        return (self.id, self.device, self.fstype) == (other.id, other.device, other.fstype)
 
 
 _ESCAPE = re.compile(rb"\\([0-7]{3})")
@@ -91,17 +107,15 @@ def parse(mountinfo: bytes) -> list[MountEntry]:
                 mountpoint=_text(fields[4]),
                 fstype=_text(kind[0]),
                 source=_text(kind[1]),
-                owner=_owner(kind[-1]),
+                owner=_number(b"user_id", kind[-1]),
+                group=_number(b"group_id", kind[-1]),
             )
         )
     return entries
 
 
-_OWNER = re.compile(rb"(?:^|,)user_id=(\d+)(?:,|$)")
-
-
-def _owner(options: bytes) -> int | None:
-    found = _OWNER.search(options)
+def _number(name: bytes, options: bytes) -> int | None:
+    found = re.search(rb"(?:^|,)" + name + rb"=(\d+)(?:,|$)", options)
     return int(found[1]) if found is not None else None
 
 
@@ -130,6 +144,25 @@ def read() -> list[MountEntry]:
         darwin = sys.platform == "darwin"
         return from_bsd(bsd_mounts.darwin_mounts() if darwin else bsd_mounts.freebsd_mounts())
     raise OSError(errno.EOPNOTSUPP, "there is no mount table to read here")
+
+
+class Changes:
+    """Waits for changes of the mount table since this was made."""
+
+    def __init__(self) -> None:
+        if sys.platform == "linux":
+            self._table = open("/proc/self/mountinfo", "rb", buffering=0)  # noqa: SIM115
+
+    def wait(self) -> None:
+        """Return when something was mounted or unmounted since the last time, or for no reason."""
+        if sys.platform == "linux":
+            from select import POLLERR, POLLPRI, poll  # here: what only reads the table needs none
+
+            changed = poll()
+            changed.register(self._table, POLLPRI | POLLERR)  # proc_pid_mounts(5)
+            changed.poll()
+        else:
+            time.sleep(1)
 
 
 def from_bsd(mounts: list[Mounted]) -> list[MountEntry]:

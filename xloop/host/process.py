@@ -35,11 +35,13 @@ __all__ = [
     "give",
     "has_terminal",
     "interpreter",
+    "is_root",
     "keep_standard_descriptors",
     "kill",
     "leave_terminal",
     "overheard",
     "silence",
+    "start_aside",
     "taken",
     "terminate",
     "unblock",
@@ -81,6 +83,11 @@ def interpreter() -> str:
     # In a virtual environment on Windows sys.executable is a program that starts another one, whose
     # process is not our child.  What the environment adds is told to the server anyway (sys.path).
     return sys.executable if CAN_FORK else getattr(sys, "_base_executable", sys.executable)
+
+
+def is_root() -> bool:
+    """Tell whether this process acts as user 0.  There is none on Windows."""
+    return sys.platform != "win32" and os.geteuid() == 0
 
 
 def give(sock: socket.socket, pid: int) -> bytes:
@@ -194,16 +201,47 @@ def keep_standard_descriptors() -> None:
 
 def close_others(keep: int) -> None:
     """Close every descriptor but the standard three and *keep*."""
-    # Not os.closerange() over all that may be: with a limit of a billion open files (Docker)
-    # that takes minutes where close_range(2) is missing.
+    for number in _others():
+        if number != keep:
+            with contextlib.suppress(OSError):  # the descriptor that listdir() itself used
+                os.close(number)
+
+
+def _others() -> list[int]:
+    """Return the descriptors that are open, or may be, but the standard three."""
+    # Not all that may be: with a limit of a billion open files (Docker) closing them takes
+    # minutes where close_range(2) is missing.
     try:
         numbers = [int(name) for name in os.listdir("/dev/fd")]
     except (OSError, ValueError):
         numbers = list(range(3, 4096))
-    for number in numbers:
-        if number > 2 and number != keep:
-            with contextlib.suppress(OSError):  # the descriptor that listdir() itself used
-                os.close(number)
+    return [number for number in numbers if number > 2]
+
+
+def start_aside(words: list[str], stdin: int) -> int:
+    """Execute *words* with nothing open but *stdin*, in a session of its own, deaf to signals; its pid.
+
+    The working directory stays this process's.  From any thread, whatever the others do.
+    """
+    if sys.platform == "win32":
+        raise _unsupported("a process aside")
+    actions: list[tuple[int, ...] | tuple[int, int, str, int, int]] = [
+        (os.POSIX_SPAWN_DUP2, stdin, 0),
+        (os.POSIX_SPAWN_OPEN, 1, os.devnull, os.O_WRONLY, 0),
+        (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
+    ]
+    for number in _others():
+        with contextlib.suppress(OSError):
+            if os.get_inheritable(number):
+                actions.append((os.POSIX_SPAWN_CLOSE, number))
+    return os.posix_spawn(
+        words[0],
+        words,
+        os.environ,
+        file_actions=actions,
+        setsid=True,
+        setsigmask=signal.valid_signals(),
+    )
 
 
 def enter_mounts(namespace: str) -> None:
