@@ -105,6 +105,9 @@ class MountOptions:
     #: Microseconds for which the server looks for the next request before it sleeps, while a CPU has nothing
     #: else to do; 0: it always sleeps; None: as long as is useful.
     poll: int | None = None
+    #: Unmount when the server ends without doing so, however it ends.  Off: a dead mount makes programs
+    #: fail, where an empty mountpoint would be taken for the truth (rsync --delete).
+    auto_unmount: bool = False
 
     def __post_init__(self) -> None:
         check(self)
@@ -340,6 +343,11 @@ TABLE: Final[tuple[Option, ...]] = (
         key="poll",
         metavar="USECS",
         convert=_microseconds,
+    ),
+    Option(
+        "auto_unmount",
+        "Unmount when the server is killed. Without it the dead mount stays, and every access fails.",
+        {"auto_unmount": True},
     ),
 )
 

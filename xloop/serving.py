@@ -27,7 +27,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xloop import mounts, records
 from xloop.backend import Backend, Session
@@ -35,11 +35,14 @@ from xloop.control import Line, Message
 from xloop.control_socket import Answer, ControlSocket, Request
 from xloop.errors import MountError, UnmountError, XloopError
 from xloop.host import process
-from xloop.host.mounttable import MountEntry
+from xloop.host.mounttable import OUTLIVES_SERVER, MountEntry
 from xloop.ops import Operations
 from xloop.options import MountOptions, parse_options, spelled
 from xloop.preflight import check_mountpoint, make_room
 from xloop.registry import AUTO, choose
+
+if TYPE_CHECKING:
+    from xloop.guardian import Guardian
 
 __all__ = ["Service", "serve"]
 
@@ -131,6 +134,7 @@ class Service:
         self._wake_send.setblocking(False)
         self._session: Session | None = None
         self._entry: MountEntry | None = None
+        self._guardian: Guardian | None = None
         self._serving: threading.Thread | None = None
         self._helpers: list[threading.Thread] = []
         self._error: BaseException | None = None
@@ -176,10 +180,16 @@ class Service:
             # A signal between the mount and the handlers would end this process and leave a
             # dead mount: it waits, and is the first that the handlers see.
             try:
+                if self._options.auto_unmount and OUTLIVES_SERVER:
+                    from xloop.guardian import Guardian  # here: few mounts have one
+
+                    self._guardian = Guardian(self._mountpoint, self._options.subtype)
                 self._session = self._backend.mount(
                     self._operations, self._mountpoint, self._options
                 )
                 self._entry = mounts.mount_at(mounts.read_table(), self._mountpoint)
+                if self._guardian is not None and self._entry is not None:
+                    self._guardian.mounted(self._entry)
                 self._serving = threading.Thread(
                     target=self._serve, args=(ready,), name="xloop-serve", daemon=True
                 )
@@ -495,6 +505,9 @@ class Service:
         for thread in [*self._helpers, *([self._serving] if self._serving is not None else [])]:
             thread.join(5)
         self._session = None  # what the session holds open is not to wait for a caller's exception
+        if self._guardian is not None:
+            self._guardian.end(gone=self._entry not in mounts.read_table())
+            self._guardian = None
         if self._kept is not None:
             self._kept.close()
         if self._control is not None:

@@ -18,6 +18,7 @@ from typing import Any
 from xloop.backend import Availability
 from xloop.errors import MountError, OptionError
 from xloop.options import SELINUX, MountOptions
+from xloop.registry import system
 
 from . import library
 
@@ -88,6 +89,11 @@ def check_options(name: str, options: MountOptions) -> None:
         raise OptionError(
             f"{name} cannot honour poll: how libfuse waits is its own affair",
             "leave out poll, or use the backend devfuse",
+        )
+    if options.auto_unmount and system() != "linux":
+        raise OptionError(
+            f"{name} cannot honour auto_unmount: on {system()} nobody has tried it yet",
+            "leave out auto_unmount",
         )
     if options.passthrough is True:
         raise OptionError(

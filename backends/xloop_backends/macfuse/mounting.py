@@ -44,6 +44,7 @@ def check_options(name: str, options: MountOptions) -> None:
         name,
         (options.passthrough is True, "passthrough", "macOS has no such thing"),
         (options.poll is not None, "poll", "how the library waits is its own affair"),
+        (options.auto_unmount, "auto_unmount", "nobody has tried it on a Mac yet"),
         (options.atime in ("relatime", "strictatime"), str(options.atime), "use atime or noatime"),
         (options.nodiratime, "nodiratime", "macOS has noatime, for everything"),
         (not options.symfollow, "nosymfollow", "the library has no such word"),
