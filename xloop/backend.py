@@ -25,6 +25,8 @@ class Availability(NamedTuple):
     #: What must be installed, by the name under which :mod:`xloop.doctor` knows how: "fuse3", "libfuse2",
     #: "winfsp", ...  Empty where installing something would not help.
     needs: str = ""
+    #: What it would mount with, and its version: "libfuse 3.14.0".  For people.
+    version: str = ""
 
 
 class Session(Protocol):

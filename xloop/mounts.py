@@ -36,6 +36,7 @@ __all__ = [
     "locate",
     "meant",
     "mount_at",
+    "nothing_there",
     "read_table",
     "take_away",
     "umount",
@@ -285,13 +286,14 @@ def meant(mountpoint: str | os.PathLike[str], *, subtype: str) -> MountEntry:
     path = locate(os.fspath(mountpoint), table)
     entry = mount_at(table, path)
     if entry is None:
-        raise _nothing_there(table, path)
+        raise nothing_there(table, path)
     if entry.fstype != f"fuse.{subtype}":
         raise _not_ours(entry)
     return entry
 
 
-def _nothing_there(table: Sequence[MountEntry], path: str) -> UnmountError:
+def nothing_there(table: Sequence[MountEntry], path: str) -> UnmountError:
+    """Return the error that says what is at *path*, where nothing is mounted."""
     around = containing(table, path)
     if around is not None and around.fstype == "fuse.xloop":
         return UnmountError(

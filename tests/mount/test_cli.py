@@ -423,7 +423,7 @@ def test_help_explains_every_option(spot: Spot) -> None:
     assert "--foreground" in done.stdout
 
 
-@pytest.mark.parametrize("command", [[], ["umount"], ["bench"]])
+@pytest.mark.parametrize("command", [[], ["umount"], ["bench"], ["doctor"]])
 def test_every_command_has_help_with_examples(command: list[str], spot: Spot) -> None:
     done = spot.run(*command, "--help")
     assert done.returncode == 0

@@ -5,16 +5,32 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from xloop import __version__, registry
 from xloop.backend import Availability
-from xloop.doctor import Facts, diagnose, gather, install
+from xloop.doctor import Facts, Report, diagnose, gather, install
+from xloop.host.mounttable import MountEntry
+from xloop.machine import (
+    Config,
+    Device,
+    Helper,
+    Kernel,
+    Point,
+    Server,
+    Stale,
+    inspect,
+    parse_config,
+)
+from xloop.mounts import Health
 
 DEBIAN = {"ID": "debian", "VERSION_ID": "12", "PRETTY_NAME": "Debian GNU/Linux 12 (bookworm)"}
 TRIXIE = {"ID": "debian", "VERSION_ID": "13"}
@@ -217,6 +233,7 @@ def test_json_holds_what_the_text_says() -> None:
         "python": "/usr/bin/python3",
         "ok": False,
         "uses": None,
+        "mountpoint": None,
         "findings": [
             {
                 "kind": "backend",
@@ -225,6 +242,8 @@ def test_json_holds_what_the_text_says() -> None:
                 "why": NO_HELPER.why,
                 "commands": ["sudo apt-get install fuse3"],
                 "advice": "",
+                "detail": "",
+                "wrong": False,
             }
         ],
     }
@@ -239,9 +258,12 @@ def test_the_facts_of_this_machine_are_gathered() -> None:
 
 RUN = """
 import sys
-from xloop import registry
+from xloop import machine, registry
 from xloop.backend import Availability
 registry._BUNDLED = {registry.system(): {"fake": "fake_backend"}}
+# What others have mounted here, and how this machine is set up, is not the question.
+machine._stale = lambda table: ()
+machine.system = lambda: "plan9"
 import types
 class Fake:
     name = "fake"
@@ -267,3 +289,292 @@ def test_the_status_is_0_only_if_something_can_mount(works: bool, options: list[
         assert json.loads(done.stdout)["uses"] == ("fake" if works else None)
     else:
         assert ("xloop mount uses fake." if works else "buy one") in done.stdout
+
+
+# -- the machine ----------------------------------------------------------------------------
+
+WELL = Facts(
+    "linux",
+    {"devfuse": Availability(True), "libfuse3": Availability(True, version="libfuse 3.14.0")},
+    os_release=DEBIAN,
+    uid=1000,
+    kernel=Kernel("6.18.1", (7, 45), passthrough=True, no_namespaces=""),
+    device=Device(0o666, may_open=True),
+    helper=Helper("/usr/bin/fusermount3", set_uid=True),
+    config=Config(),
+    packages={"mfusepy": "3.1.1"},
+)
+
+
+def wrong(report: Report) -> list[str]:
+    return [finding.name for finding in report.findings if finding.wrong]
+
+
+def lines_of(name: str, facts: Facts) -> str:
+    """Return what the report says of *name*, its commands and advice with it."""
+    lines = diagnose(facts).lines()
+    at = next(n for n, line in enumerate(lines) if line.startswith(f"{name} "))
+    more = next(
+        (n for n, line in enumerate(lines[at + 1 :]) if not line.startswith("    ")), len(lines)
+    )
+    # How far apart its columns are depends on the names of others.
+    return "\n".join(re.sub(" {2,}", "  ", line.strip()) for line in lines[at : at + 1 + more])
+
+
+def test_a_machine_that_is_well() -> None:
+    report = diagnose(WELL)
+    assert report.ok
+    assert "\n".join(report.lines()) + "\n" == text("""
+        xloop VERSION on Debian GNU/Linux 12 (bookworm)
+        devfuse   can mount
+        libfuse3  can mount (libfuse 3.14.0)
+        kernel           Linux 6.18.1, FUSE 7.45, with passthrough
+        CAP_SYS_ADMIN    not this user's
+        user namespaces  for everybody
+        /dev/fuse        mode 666
+        fusermount3      /usr/bin/fusermount3, set-user-ID root
+        /etc/fuse.conf   users may not say allow_other, and have 1000 mounts at most
+                           To allow it: sudo sh -c 'echo user_allow_other >> /etc/fuse.conf'
+        mfusepy          3.1.1
+        xloop mount uses devfuse.
+        """)
+
+
+ROOT_S = replace(
+    WELL, root=True, uid=0, kernel=Kernel("6.18.1", (7, 45), passthrough=True, may_mount=True)
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said", "wrong_for_users"),
+    [
+        (
+            "kernel",
+            {"kernel": Kernel("6.1.0", (7, 37))},
+            "kernel  Linux 6.1.0, FUSE 7.37, without passthrough\n"
+            "Passthrough, which makes reading and writing as fast as without xloop, needs Linux 6.9.",
+            False,
+        ),
+        (
+            "kernel",
+            {"kernel": Kernel("6.1.0", why="Permission denied")},
+            "kernel  Linux 6.1.0; its FUSE cannot be asked (Permission denied)",
+            False,
+        ),
+        (
+            "user namespaces",
+            {"kernel": Kernel("6.8.0", (7, 39), True, no_namespaces="sysctl x=1")},
+            "user namespaces  not for ordinary users: sysctl x=1",
+            False,
+        ),
+        (
+            "/dev/fuse",
+            {"device": Device(0o600, may_open=False)},
+            "/dev/fuse  mode 600: only root may open it, so only root can mount\n"
+            "$ sudo chmod 666 /dev/fuse\nIt grants nothing by itself. udev sets it at boot.",
+            True,
+        ),
+        (
+            "fusermount3",
+            {"helper": Helper(None)},
+            "fusermount3  not installed, so only root can mount\n$ sudo apt-get install fuse3",
+            True,
+        ),
+        (
+            "fusermount3",
+            {"helper": Helper("/opt/a b/fusermount3")},
+            "fusermount3  /opt/a b/fusermount3: not set-user-ID root, so only root can mount\n"
+            "$ sudo chown root '/opt/a b/fusermount3'\n$ sudo chmod u+s '/opt/a b/fusermount3'\n"
+            "Or reinstall it. On a file system that is mounted nosuid neither helps.",
+            True,
+        ),
+        (
+            "fusermount3",
+            {"kernel": Kernel("6.18.1", (7, 45), True, no_new_privileges=True)},
+            "fusermount3  /usr/bin/fusermount3: without effect here: set-user-ID programs gain "
+            "nothing (no_new_privs)\n"
+            "A sandbox, or NoNewPrivileges= of a systemd unit, set that: mount outside of it.",
+            True,
+        ),
+        (
+            "/etc/fuse.conf",
+            {"config": Config(error="Permission denied")},
+            "/etc/fuse.conf  cannot be read (Permission denied)\n"
+            "fusermount3 reads it as root, and does as it says.",
+            False,
+        ),
+        (
+            "/etc/fuse.conf",
+            {"config": Config(True, 5), "users_mounts": 5},
+            "/etc/fuse.conf  users may say allow_other, and have 5 mounts at most: "
+            "users have 5, and so no more\nUnmount some, or write there: mount_max = 10",
+            True,
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) and " " not in value else None,
+)
+def test_what_is_missing_stands_beside_its_remedy(
+    name: str, change: dict[str, Any], said: str, wrong_for_users: bool
+) -> None:
+    facts = replace(WELL, **change)
+    assert lines_of(name, facts) == said
+    assert wrong(diagnose(facts)) == ([name] if wrong_for_users else [])
+    assert diagnose(facts).ok == (not wrong_for_users)
+    # Root mounts without any of it.
+    if "kernel" not in change:
+        change = {**change, "kernel": ROOT_S.kernel}
+        if "device" in change:
+            change["device"] = replace(change["device"], may_open=True)
+        assert wrong(diagnose(replace(ROOT_S, **change))) == []
+
+
+def test_what_two_things_need_is_typed_once() -> None:
+    backends = {"devfuse": NO_HELPER, "libfuse3": missing("libfuse 3", "libfuse3")}
+    facts = replace(WELL, backends=backends, helper=Helper(None))
+    assert "\n".join(diagnose(facts).lines()).count("apt-get install fuse3") == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "config"),
+    [
+        ("", Config()),
+        ("#user_allow_other\n# mount_max = 5\n", Config()),
+        ("user_allow_other\nmount_max = 5\n", Config(True, 5)),
+        ("  user_allow_other # yes\nmount_max=7", Config(True, 7)),
+        ("mount_max = many\n", Config()),
+    ],
+)
+def test_the_file_of_fusermount3_is_read(content: str, config: Config) -> None:
+    assert parse_config(content) == config
+
+
+# -- mounts ---------------------------------------------------------------------------------
+
+OURS = MountEntry(40, 27, (0, 53), "/home/me/a b", "fuse.xloop", "/srv/x", (1000, 1000))
+ROOTS = OURS._replace(owner=(0, 0))
+SSHFS = MountEntry(41, 27, (0, 54), "/mnt/far", "fuse.sshfs", "host:/x", (1000, 1000))
+
+
+@pytest.mark.parametrize(
+    ("stale", "said", "wrong_too"),
+    [
+        (
+            Stale(OURS, Health.DEAD),
+            "/home/me/a b  fuse.xloop of '/srv/x': dead (Transport endpoint is not connected): "
+            "its server ended without unmounting it\n$ xloop umount '/home/me/a b'",
+            True,
+        ),
+        (
+            Stale(ROOTS, Health.DEAD),
+            "/home/me/a b  fuse.xloop of '/srv/x': dead (Transport endpoint is not connected): "
+            "its server ended without unmounting it\n$ sudo xloop umount '/home/me/a b'",
+            True,
+        ),
+        (
+            Stale(OURS, Health.HANGS),
+            "/home/me/a b  fuse.xloop of '/srv/x': hangs: it did not answer for 5 seconds\n"
+            "$ xloop doctor '/home/me/a b'\nIt says who serves it, and what can be done.",
+            True,
+        ),
+        (
+            Stale(SSHFS, Health.DEAD),
+            "/mnt/far  fuse.sshfs of 'host:/x': dead (Transport endpoint is not connected): "
+            "its server ended without unmounting it\n$ fusermount3 -u /mnt/far",
+            False,
+        ),
+    ],
+    ids=["dead", "root's", "hangs", "somebody else's"],
+)
+def test_a_mount_that_is_not_well_stands_beside_its_remedy(
+    stale: Stale, said: str, wrong_too: bool
+) -> None:
+    facts = replace(WELL, stale=(stale,))
+    assert lines_of(stale.entry.mountpoint, facts) == said
+    assert diagnose(facts).ok == (not wrong_too)
+    assert wrong(diagnose(facts)) == ([stale.entry.mountpoint] if wrong_too else [])
+
+
+def test_root_unmounts_what_is_not_xloop_s_without_a_helper() -> None:
+    facts = replace(ROOT_S, stale=(Stale(SSHFS._replace(owner=(0, 0)), Health.DEAD),))
+    assert "$ umount /mnt/far" in lines_of("/mnt/far", facts)
+
+
+def of_point(point: Point) -> Facts:
+    return Facts("linux", {}, uid=1000, point=point)
+
+
+def test_a_mountpoint_that_is_well() -> None:
+    point = Point(
+        OURS.mountpoint,
+        OURS,
+        servers=(Server(7, "xloop", "S", "/home/me/log"),),
+        users=((8, "bash", "working directory /home/me/a b"), (9, "vi", "/home/me/a b/f")),
+        inside=("/home/me/a b/in",),
+        below=SSHFS._replace(mountpoint=OURS.mountpoint),
+    )
+    assert diagnose(of_point(point)).ok
+    assert said(of_point(point)) == text("""
+        /home/me/a b
+        mounted  fuse.xloop of '/srv/x', by user 1000
+        covers   another mount, fuse.sshfs of 'host:/x'
+        answers  yes
+        server   xloop (pid 7), its messages go to /home/me/log
+        used by  bash (pid 8): working directory /home/me/a b
+        used by  vi (pid 9): /home/me/a b/f
+        inside   another mount, /home/me/a b/in
+        """)
+
+
+def test_a_mountpoint_that_is_dead() -> None:
+    facts = of_point(Point(OURS.mountpoint, OURS, health=Health.DEAD))
+    assert not diagnose(facts).ok
+    assert said(facts) == text("""
+        /home/me/a b
+        mounted  fuse.xloop of '/srv/x', by user 1000
+        answers  dead (Transport endpoint is not connected): its server ended without unmounting it
+                   $ xloop umount '/home/me/a b'
+                   Or mount again in its place: xloop mount --replace /srv/x '/home/me/a b'
+        server   none any more
+        used by  nobody that this user can see
+        """)
+
+
+def test_a_mountpoint_that_hangs() -> None:
+    server = Server(7, "xloop", "T", "/dev/null")
+    facts = of_point(Point(OURS.mountpoint, ROOTS, health=Health.HANGS, servers=(server,)))
+    assert not diagnose(facts).ok
+    assert said(facts) == text("""
+        /home/me/a b
+        mounted  fuse.xloop of '/srv/x', by user 0
+        answers  hangs: it did not answer for 5 seconds
+                   $ sudo xloop umount --lazy '/home/me/a b'
+                   This takes it out of the way. Who has something open waits on, until the server answers or ends.
+                   To cut everybody off, first: sudo sh -c 'echo 1 > /sys/fs/fuse/connections/53/abort'
+        server   xloop (pid 7), stopped: let it go on
+                   $ kill -CONT 7
+        used by  nobody that this user can see
+        """)
+
+
+@pytest.mark.parametrize(
+    ("why", "said_of_it"),
+    [
+        (
+            "'/x y' is not a mountpoint: nothing is mounted there",
+            "mounted  no: it is not a mountpoint: nothing is mounted there\n"
+            "           To mount there: xloop mount SOURCE '/x y'\n",
+        ),
+        ("'/x y' does not exist", "mounted  no: it does not exist\n"),
+    ],
+)
+def test_where_nothing_is_mounted(why: str, said_of_it: str) -> None:
+    facts = of_point(Point("/x y", None, why))
+    assert not diagnose(facts).ok
+    assert said(facts) == f"/x y\n{said_of_it}"
+
+
+def test_json_of_a_mountpoint_names_it(tmp_path: Path) -> None:
+    report = diagnose(inspect(str(tmp_path / "missing"))).as_json()
+    assert report["mountpoint"].endswith("missing")
+    assert report["ok"] is False
+    assert [finding["kind"] for finding in report["findings"]] == ["mountpoint"]

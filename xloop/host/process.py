@@ -40,6 +40,7 @@ __all__ = [
     "kill",
     "leave_terminal",
     "overheard",
+    "servers_of",
     "silence",
     "start_aside",
     "taken",
@@ -338,6 +339,28 @@ def users_of(path: str) -> list[tuple[int, str, str]]:
         if used:
             users.append((int(name), _program(name), used))
     return users
+
+
+def servers_of(connection: int) -> list[int]:
+    """Return the processes that hold a connection to the kernel's FUSE: minor number of its st_dev.
+
+    Only those that this user may look at, and none where the kernel does not tell.
+    """
+    told = f"fuse_connection:\t{connection}\n"
+    return [int(name) for name in _listing("/proc") if name.isdecimal() and _holds(name, told)]
+
+
+def _holds(pid: str, told: str) -> bool:
+    for fd in _listing(f"/proc/{pid}/fd"):
+        try:
+            if os.readlink(f"/proc/{pid}/fd/{fd}") != "/dev/fuse":
+                continue
+            with open(f"/proc/{pid}/fdinfo/{fd}", encoding="ascii", errors="replace") as info:
+                if told in info.read():
+                    return True
+        except OSError:  # it has ended, or is somebody else's
+            continue
+    return False
 
 
 def _used_by(proc: str, path: str, below: str) -> str:

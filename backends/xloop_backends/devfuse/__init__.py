@@ -3,12 +3,13 @@
 
 Owns the backend "devfuse".  What is where: the protocol's numbers in abi, what is agreed with the
 kernel in negotiate, the mount in device, threads in session, requests in handlers, waiting
-locks in waits, data that the kernel moves by itself in passthrough.
+locks in waits, data that the kernel moves by itself in passthrough, what xloop doctor asks in offers.
 """
 
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 from xloop.backend import Availability, Session
 from xloop.errors import OptionError
@@ -16,6 +17,9 @@ from xloop.ops import Operations
 from xloop.options import SELINUX, MountOptions
 
 from . import device
+
+if TYPE_CHECKING:
+    from .offers import Offers
 
 __all__ = ["backend"]
 
@@ -27,6 +31,12 @@ class DevFuse:
 
     def probe(self) -> Availability:
         return device.probe()
+
+    def offers(self) -> Offers:
+        """Ask the kernel what it offers.  Costs a process; for xloop doctor."""
+        from .offers import ask  # here: mounting needs none of it
+
+        return ask()
 
     def check_options(self, options: MountOptions) -> None:
         labels = [name for name in SELINUX if getattr(options, name) is not None]

@@ -25,7 +25,7 @@ from xloop.fuselib import FuseArgs
 
 from .abi import Buffer
 
-__all__ = ["Library", "Library2", "Library3", "find", "library_of", "load"]
+__all__ = ["Library", "Library2", "Library3", "find", "library_of", "load", "version"]
 
 #: By major version: what to install, and the names under which the loader knows the library.
 PACKAGES = {3: "libfuse3-3", 2: "libfuse2"}
@@ -47,6 +47,17 @@ def find(major: int) -> str | None:
         if version // (10 if version < 100 else 100) == major:
             return name
     return None
+
+
+def version(major: int) -> str:
+    """Return the version of libfuse *major* that find() has found, for people."""
+    library = ctypes.CDLL(find(major))
+    try:
+        library.fuse_pkgversion.restype = ctypes.c_char_p
+        number = library.fuse_pkgversion().decode("ascii", "replace")
+    except AttributeError:  # libfuse 2 has a number only: 29 is 2.9
+        number = f"{major}.{library.fuse_version() % 10}"
+    return f"libfuse {number}"
 
 
 def load(major: int) -> Any:

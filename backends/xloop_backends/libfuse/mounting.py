@@ -55,7 +55,7 @@ def probe(major: int) -> Availability:
             "fuse-device",
         )
     if _is_root():
-        return Availability(True)
+        return Availability(True, version=library.version(major))
     helper = _HELPERS[major]
     if shutil.which(helper) is None:
         return Availability(
@@ -70,7 +70,7 @@ def probe(major: int) -> Availability:
             f"this user may not open {DEVICE}",
             f"let root give it the usual mode: chmod 666 {DEVICE} (it grants nothing by itself)",
         )
-    return Availability(True)
+    return Availability(True, version=library.version(major))
 
 
 def _is_root() -> bool:
