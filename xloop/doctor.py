@@ -276,18 +276,18 @@ def _config(facts: Facts) -> Iterator[Finding]:
         return
     allowed = "" if config.user_allow_other else "not "
     full = facts.users_mounts >= config.mount_max
-    advice = []
+    ways = []
     if full:
-        advice.append(f"Unmount some, or write there: mount_max = {2 * config.mount_max}")
+        ways.append(f"Unmount some, or write there: mount_max = {2 * config.mount_max}")
     if not config.user_allow_other:
         line = "sh -c 'echo user_allow_other >> /etc/fuse.conf'"
-        advice.append(f"To allow it: {as_root(line, facts)}")
+        ways.append(f"To allow it: {as_root(line, facts)}")
     yield Finding(
         "machine",
         name,
         not full,
         f"users have {facts.users_mounts}, and so no more" if full else "",
-        advice="\n".join(advice),
+        advice="\n".join(ways),
         detail=f"users may {allowed}say allow_other, and have {config.mount_max} mounts at most",
         wrong=full and not facts.root,
     )
@@ -301,7 +301,7 @@ def _is_ours(entry: MountEntry) -> bool:
 
 
 def _is_of_others(entry: MountEntry, facts: Facts) -> bool:
-    return entry.owner is not None and entry.owner[0] != facts.uid
+    return entry.owner is not None and entry.owner != facts.uid
 
 
 def _unmounting(entry: MountEntry, facts: Facts, *, lazy: bool = False) -> str:
@@ -350,7 +350,7 @@ def _point(point: Point, facts: Facts) -> Iterator[Finding]:
         free = why.endswith("nothing is mounted there")
         yield finding("mounted", False, f"no: it {why}", advice=advice if free else "", wrong=True)
         return
-    owner = f", by user {entry.owner[0]}" if entry.owner is not None else ""
+    owner = f", by user {entry.owner}" if entry.owner is not None else ""
     yield finding("mounted", True, detail=f"{entry.fstype} of {entry.source!r}{owner}")
     if point.below is not None:
         yield finding(

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from xloop import mounts
+from xloop import mounts, records
 from xloop.backend import Availability
 from xloop.errors import BackendUnavailable
 from xloop.host import mounttable, process
@@ -152,14 +152,14 @@ def gather(names: Sequence[str] = ()) -> Facts:
         python=sys.executable or "python3",
         root=process.is_root(),
         os_release=_os_release(),
-        uid=_uid(),
+        uid=process.user(),
         kernel=_kernel() if linux else None,
         device=_device() if linux else None,
         helper=_helper() if linux else None,
         config=_config() if linux else None,
         packages=_packages(),
         stale=_stale(table),
-        users_mounts=sum(entry.owner is not None and entry.owner[0] != 0 for entry in table),
+        users_mounts=sum(bool(entry.owner) for entry in table),
     )
 
 
@@ -189,13 +189,9 @@ def inspect(mountpoint: str) -> Facts:
         python=sys.executable or "python3",
         root=process.is_root(),
         os_release=_os_release(),
-        uid=_uid(),
+        uid=process.user(),
         point=point,
     )
-
-
-def _uid() -> int:
-    return getattr(os, "geteuid", lambda: 0)()
 
 
 def _os_release() -> Mapping[str, str]:
@@ -325,8 +321,11 @@ def _status(pid: int | str) -> dict[str, str]:
 def _servers(entry: MountEntry) -> tuple[Server, ...]:
     if not mounttable.COVERS_DIRECTORIES:
         return (Server(entry.id, ""),)  # the records there are the servers' own
+    found = records.find(entry)
+    noted = {found.record.pid} if found is not None else set()
     servers = []
-    for pid in process.servers_of(entry.device[1]):
+    # A record tells one at most, and a kernel that tells tells all; old ones do not.
+    for pid in sorted(noted | set(process.servers_of(entry.device[1]))):
         status = _status(pid)
         try:
             errors = os.readlink(f"/proc/{pid}/fd/2")

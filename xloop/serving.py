@@ -172,7 +172,8 @@ class Service:
         if self._session is None:
             return {}
         asked = self._kept.path if self._kept is not None else f"none: {self._why_not_asked}"
-        return {**self._session.status(), "control socket": asked}
+        guarded = {"guardian": self._guardian.pid} if self._guardian is not None else {}
+        return {**self._session.status(), "control socket": asked, **guarded}
 
     def _run(self, ready: Callable[[], object] | None) -> None:
         handlers: dict[int, Any] = {}

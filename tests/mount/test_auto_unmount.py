@@ -140,8 +140,10 @@ def test_the_guardian_holds_nothing_and_hears_no_signal(spot: Spot) -> None:
 
 @pytest.mark.parametrize("end", ["umount", "signal"])
 def test_the_guardian_ends_with_the_mount(end: str, spot: Spot) -> None:
-    assert spot.run("mount", *AUTO, spot.source, spot.mnt).returncode == 0
+    mounted = spot.run("mount", "-v", *AUTO, spot.source, spot.mnt)
+    assert mounted.returncode == 0, mounted.stderr
     pid = spot.guardian()
+    assert f"guardian: {pid}\n" in mounted.stderr
     # That it has become an interpreter would show in its command.
     assert os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes()).startswith("/bin/sh")
     if end == "umount":

@@ -450,9 +450,9 @@ def test_the_file_of_fusermount3_is_read(content: str, config: Config) -> None:
 
 # -- mounts ---------------------------------------------------------------------------------
 
-OURS = MountEntry(40, 27, (0, 53), "/home/me/a b", "fuse.xloop", "/srv/x", (1000, 1000))
-ROOTS = OURS._replace(owner=(0, 0))
-SSHFS = MountEntry(41, 27, (0, 54), "/mnt/far", "fuse.sshfs", "host:/x", (1000, 1000))
+OURS = MountEntry(40, 27, (0, 53), "/home/me/a b", "fuse.xloop", "/srv/x", 1000, 1000)
+ROOTS = OURS._replace(owner=0)
+SSHFS = MountEntry(41, 27, (0, 54), "/mnt/far", "fuse.sshfs", "host:/x", 1000, 1000)
 
 
 @pytest.mark.parametrize(
@@ -495,7 +495,7 @@ def test_a_mount_that_is_not_well_stands_beside_its_remedy(
 
 
 def test_root_unmounts_what_is_not_xloop_s_without_a_helper() -> None:
-    facts = replace(ROOT_S, stale=(Stale(SSHFS._replace(owner=(0, 0)), Health.DEAD),))
+    facts = replace(ROOT_S, stale=(Stale(SSHFS._replace(owner=0), Health.DEAD),))
     assert "$ umount /mnt/far" in lines_of("/mnt/far", facts)
 
 
