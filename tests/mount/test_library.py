@@ -9,7 +9,9 @@ import functools
 import mmap
 import os
 import signal
+import subprocess
 import sys
+import textwrap
 import threading
 from pathlib import Path
 from typing import Any
@@ -418,6 +420,25 @@ def test_the_mount_ends_with_the_program_though_a_fork_of_it_lives_on(spot: Spot
     parent.wait(60)
     assert spot.unmounted()
     os.killpg(parent.pid, signal.SIGKILL)
+    assert spot.alone()
+
+
+def test_the_server_of_a_program_without_standard_output_has_one(spot: Spot) -> None:
+    text = """
+        import os, sys, xloop
+        mount = xloop.mount(*sys.argv[1:])
+        standard = [os.readlink(f"/proc/{mount.pid}/fd/{number}") for number in range(3)]
+        with open(sys.argv[2] + "/made", "w") as file:
+            print(*standard, file=file)
+        os._exit(0)
+    """
+    words = [sys.executable, "-c", textwrap.dedent(text), str(spot.source), str(spot.mnt)]
+    done = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", *words], timeout=60)
+    assert done.returncode == 0
+    # Nothing else has its number, to be closed as if it were that.
+    standard = (spot.source / "made").read_text().split()
+    assert standard[:2] == ["/dev/null", "/dev/null"]
+    assert not standard[2].startswith(("/dev/fuse", "socket:"))
     assert spot.alone()
 
 

@@ -72,3 +72,9 @@ def test_macos_refuses_it() -> None:
     assert str(refusal.value) == (
         "macfuse cannot honour auto_unmount\nnobody has tried it on a Mac yet: leave it out"
     )
+
+
+def test_on_windows_there_is_nothing_to_refuse() -> None:
+    from xloop_backends.winfsp import options
+
+    options.check_options(MountOptions(auto_unmount=True))
