@@ -390,22 +390,25 @@ def _health(point: Point, entry: MountEntry, facts: Facts) -> Finding:
             else "",
             wrong=True,
         )
-    # The file belongs to who mounted.
-    cut_off = command(
-        "-c", f"echo 1 > /sys/fs/fuse/connections/{entry.device[1]}/abort", program="sh"
-    )
-    if _is_of_others(entry, facts):
-        cut_off = as_root(cut_off, facts)
+    ways = [
+        "This takes it out of the way. Who has something open waits on, until the server answers or ends."
+    ]
+    if _is_ours(entry):
+        cut_off = command("umount", "--force", entry.mountpoint)
+    else:
+        abort = f"/sys/fs/fuse/connections/{entry.device[1]}/abort"
+        cut_off = command("-c", f"echo 1 > {abort}", program="sh")
+    if _is_ours(entry) or facts.system == "linux":
+        if _is_of_others(entry, facts):
+            cut_off = as_root(cut_off, facts)
+        ways.append(f"To cut everybody off: {cut_off}")
     return Finding(
         "mountpoint",
         "answers",
         False,
         why,
         (_unmounting(entry, facts, lazy=True),),
-        "This takes it out of the way. Who has something open waits on, until the server answers or ends.\n"
-        f"To cut everybody off, first: {cut_off}"
-        if facts.system == "linux"
-        else "",
+        "\n".join(ways),
         wrong=True,
     )
 

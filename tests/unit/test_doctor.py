@@ -549,11 +549,19 @@ def test_a_mountpoint_that_hangs() -> None:
         answers  hangs: it did not answer for 5 seconds
                    $ sudo xloop umount --lazy '/home/me/a b'
                    This takes it out of the way. Who has something open waits on, until the server answers or ends.
-                   To cut everybody off, first: sudo sh -c 'echo 1 > /sys/fs/fuse/connections/53/abort'
+                   To cut everybody off: sudo xloop umount --force '/home/me/a b'
         server   xloop (pid 7), stopped: let it go on
                    $ kill -CONT 7
         used by  nobody that this user can see
         """)
+
+
+def test_another_program_s_mount_that_hangs_is_cut_off_by_the_kernel() -> None:
+    point = Point(SSHFS.mountpoint, SSHFS, health=Health.HANGS)
+    assert "$ fusermount3 -u -z /mnt/far\n" in said(of_point(point))
+    cut_off = "To cut everybody off: sh -c 'echo 1 > /sys/fs/fuse/connections/54/abort'\n"
+    assert cut_off in said(of_point(point))
+    assert "cut" not in said(replace(of_point(point), system="freebsd"))
 
 
 @pytest.mark.parametrize(
