@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,6 +52,8 @@ class Shell:
         self._pid, self._terminal = pty.fork()
         if self._pid == 0:
             os.chdir(spot.top)
+            # A line that does not fit is drawn anew, piece by piece.
+            termios.tcsetwinsize(0, (50, 1000))
             os.execve(program, [program, *flags], environment)
 
     def write(self, text: str) -> None:

@@ -86,7 +86,8 @@ def test_nothing_that_was_synced_is_lost_and_one_command_cleans(
     check(spot.source)
     writer.stdin.write("\n")
     writer.stdin.flush()
-    assert "107" in writer.stdout.readline().split()  # ENOTCONN: no new name is found
+    # ENOTCONN, or ECONNABORTED at the very moment of the end: no name is found any more.
+    assert {"107", "103"} & set(writer.stdout.readline().split())
     if command == "umount":
         done = spot.run("umount", spot.mnt)
         assert done.returncode == 0
