@@ -67,6 +67,17 @@ class Line:
         except OSError:
             pass
 
+    def hand_over(self, descriptor: int) -> None:
+        """Give the other end a copy of *descriptor*, which must wait for it: see received()."""
+        try:
+            process.send_descriptor(self._socket, descriptor)
+        except OSError:
+            pass
+
+    def received(self) -> int | None:
+        """Return the descriptor that the other end hands over before it says anything; None: it ended."""
+        return process.receive_descriptor(self._socket)
+
     def say(self, what: str, **particulars: object) -> None:
         # default: what a backend puts into its status is shown to people, not computed with
         message = json.dumps({"say": what, **particulars}, default=str) + "\n"
