@@ -35,7 +35,15 @@ _HELPERS_WORDS = frozenset(
 
 def probe() -> Availability:
     """Tell whether a mount has a chance here."""
-    if not privileged() and os.path.exists(DEVICE) and _helper() is None:
+    if privileged() or not os.path.exists(DEVICE):
+        return probe_device()
+    if os.geteuid() == 0:  # in a container; what the helper may is bounded in the same way
+        return Availability(
+            False,
+            "this root may not mount: it has no CAP_SYS_ADMIN",
+            "give the container the right (--cap-add SYS_ADMIN), or use `xloop run`, which needs none",
+        )
+    if _helper() is None:
         return Availability(
             False,
             f"only root may mount directly, and {_HELPER} is not installed",
@@ -190,9 +198,7 @@ def _refused(said: str, mountpoint: str) -> MountError:
     elif f"open {DEVICE}" in words:
         fix = probe().fix
     elif "Operation not permitted" in words:
-        fix = (
-            f"{_HELPER} must be set-user-ID root: reinstall fuse3; inside a container mount as root"
-        )
+        fix = f"{_HELPER} must be set-user-ID root: reinstall fuse3; in a container it needs the right besides: --cap-add SYS_ADMIN"
     return MountError(f"{mountpoint!r} cannot be mounted on: {words}", fix)
 
 
