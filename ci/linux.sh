@@ -129,6 +129,7 @@ clean_up() {
         case $point in "$work"/*) umount -l "$(printf %b "$point")" ;; esac
     done 2>/dev/null
     userdel "$user" 2>/dev/null
+    [ -z "${restricted:-}" ] || echo "$restricted" >/proc/sys/kernel/apparmor_restrict_unprivileged_userns
     # And never into a mount that is there all the same: it may show what somebody needs.
     rm -rf --one-file-system "$work"
 }
@@ -145,6 +146,13 @@ fuse_for_users() {
         mknod -m 666 "$work/dev/fuse" c 10 229 &&
         mount --bind "$work/dev/fuse" /dev/fuse &&
         umount -l "$work/dev"
+}
+
+# Ubuntu lets only programs with a profile have user namespaces, which `xloop run` needs.
+namespaces_for_users() {
+    local setting=/proc/sys/kernel/apparmor_restrict_unprivileged_userns
+    [ -e $setting ] || return 0
+    read -r restricted <$setting && echo 0 >$setting
 }
 
 # A copy of what would be committed, which the ordinary user may read wherever the checkout is.
@@ -183,6 +191,7 @@ ordinary_user() {
 set_up() {
     step "system packages" system_packages &&
         step "/dev/fuse for users" fuse_for_users &&
+        step "user namespaces for users" namespaces_for_users &&
         step "an ordinary user" ordinary_user &&
         step "a copy of the checkout" copy &&
         cd "$work/xloop" &&

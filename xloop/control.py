@@ -7,7 +7,8 @@ Owns the messages, both ends.  Does not own what either end does about one: that
 The line is also the server's lifeline.  Both ends are closed by the kernel when their process
 ends, however it ends, and the other end notices.  One JSON object a line:
 
-* to the server: ``unmount`` (with *lazy*), ``release`` (the mount outlives the line from now on);
+* to the server: ``unmount`` (with *lazy*), ``release`` (the mount outlives the line from now on), and,
+  from who has mounted in another mount namespace, ``mounted`` (where);
 * from it: ``ready`` once, or ``failed``; then ``unmounted``, ``detached`` or ``busy`` for each
   ``unmount``.
 """

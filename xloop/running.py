@@ -224,9 +224,7 @@ def _mount(line: Line, place: str, options: MountOptions, backend: PrivateBacken
     if said["say"] != "ready":
         raise failure(said)
     entry = confirm(place, before)
-    line.say(
-        "mounted", device=entry.device, mountpoint=entry.mountpoint, fstype=entry.fstype
-    )
+    line.say("mounted", device=entry.device, mountpoint=entry.mountpoint, fstype=entry.fstype)
     line.say("release")
     line.drop()
 

@@ -360,8 +360,7 @@ class Service:
             "status",
             **self._record._asdict(),
             served=sum(counts.values()) if isinstance(counts, dict) else None,
-            mounted=self._elsewhere
-            or any(entry.device == self._record.device for entry in table),
+            mounted=self._elsewhere or any(entry.device == self._record.device for entry in table),
             layers=[type(operations).__name__ for operations in _stack(self._operations)],
             process=process.usage(),
             caches={

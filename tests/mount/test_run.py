@@ -4,18 +4,22 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pty
+import re
 import shutil
 import signal
 import stat
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from documents import Shell, commands  # tests/plugins
 
 from xloop.host import namespaces
 
@@ -329,6 +333,75 @@ def test_a_signal_to_the_server_does_not_take_the_view_from_the_command(spot: Sp
     os.kill(server, signal.SIGTERM)
     assert process.communicate("\n") == ("content\n", "")
     assert process.returncode == 0
+    assert spot.alone()
+
+
+# -- what others see of it ------------------------------------------------------------------
+
+
+def test_it_is_listed_as_a_mount_elsewhere(spot: Spot) -> None:
+    process = started(spot, "--at", spot.mnt)
+    rows = json.loads(spot.run("list", "--json").stdout)
+    (row,) = [row for row in rows if row["source"] == str(spot.source)]
+    assert (row["mountpoint"], row["state"]) == (str(spot.mnt), "elsewhere")
+    assert row["pid"] == spot.server()
+    process.communicate("\n")
+    assert spot.alone()
+    assert str(spot.source) not in spot.run("list").stdout
+
+
+def test_inside_its_status_can_be_asked(spot: Spot) -> None:
+    script = f'"{sys.executable}" -m xloop status --json "$XLOOP_VIEW"'
+    done = spot.run("run", spot.source, "--", "sh", "-c", script)
+    assert done.stderr == ""
+    assert json.loads(done.stdout)["source"] == str(spot.source)
+    assert spot.alone()
+
+
+def test_a_mount_outside_at_the_same_place_is_left_alone(spot: Spot) -> None:
+    """The server knows the view by a path that leads it to another mount."""
+    assert spot.run("mount", spot.source, spot.mnt).returncode == 0
+    outer = spot.server()
+    process = started(spot, "--at", spot.mnt)
+    (server,) = set(spot.servers()) - {outer, process.pid}
+    os.kill(server, signal.SIGTERM)
+    assert process.communicate("\n") == ("content\n", "")
+    assert eventually_gone(server)
+    assert spot.mounted()
+    assert (spot.mnt / "file").read_text() == "content\n"
+    assert spot.run("umount", spot.mnt).returncode == 0
+    assert spot.alone()
+
+
+def eventually_gone(pid: int) -> bool:
+    deadline = time.monotonic() + 30
+    while os.path.exists(f"/proc/{pid}/cmdline") and Path(f"/proc/{pid}/cmdline").read_bytes():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/run.md"])
+def test_the_printed_sessions(page: str, spot: Spot, tmp_path: Path) -> None:
+    text = (Path(__file__).parents[2] / page).read_text(encoding="utf-8")
+    sessions = re.findall(
+        r"<!-- run by: tests/mount/test_run.py -->\n(.*?^```\n)", text, re.M | re.S
+    )
+    assert sessions
+    ours = tmp_path / "page.md"
+    ours.write_text("# Page\n" + "".join(re.findall("```console.*?```\n", "".join(sessions), re.S)))
+    (spot.source / "file").write_text("text\n")
+    (spot.source / "inner").rmdir()
+    spot.source.rename(spot.top / "src")
+    scripts = Path(sys.executable).parent
+    shell = Shell(spot.top, os.environ | {"PATH": f"{scripts}:{os.environ['PATH']}"})
+    try:
+        for command in commands(ours):
+            _, printed = shell.run(command.text)
+            assert printed == command.shown, command.text
+    finally:
+        shell.end()
     assert spot.alone()
 
 

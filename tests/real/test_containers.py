@@ -50,8 +50,8 @@ runroot = "{runtime}/store"
 """
 
 
-#: What podman says of a machine without systemd, in our way or not.
-WARNING = re.compile("level=warning .* is not a shared mount")
+#: What is said of a machine whose mounts are private: that podman keeps its own copy of them.
+WARNING = re.compile("level=warning .* is not a shared mount|but still served by process")
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ def servers(runtime: str) -> list[str]:
     for proc in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             if f"XDG_RUNTIME_DIR={runtime}\0".encode() in (proc / "environ").read_bytes():
-                found.append((proc / "cmdline").read_text())
+                found.append(os.fsdecode((proc / "cmdline").read_bytes()))
     return found
 
 
