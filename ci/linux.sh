@@ -26,6 +26,9 @@ if [ -z "${XLOOP_CI_NAMESPACE:-}" ]; then
     XLOOP_CI_NAMESPACE=1 exec unshare --mount --propagation private -- bash "$0" "$@"
 fi
 unset XLOOP_CI_NAMESPACE
+# As systemd has it: what is unmounted here is unmounted in namespaces that tests make meanwhile.  Else one
+# would keep a copy of another's mount, and its server.
+mount --make-rshared / || exit 1
 
 umask 022                      # the ordinary user reads what root makes here
 exec </dev/null                # nothing may wait for an answer
