@@ -12,6 +12,7 @@ import click
 
 from xloop.cli import complain
 from xloop.cli.mount import parsed
+from xloop.cli.proposals import backends, directories, option_words
 from xloop.registry import AUTO
 
 __all__ = ["run"]
@@ -38,17 +39,19 @@ class _RunCommand(click.Command):
         if "--" in args:
             at = args.index("--")
             own, command = args[:at], args[at + 1 :]
-        if not command and not set(ctx.help_option_names) & set(own):
+        # A shell that completes a line asks before it is there.
+        if not command and not ctx.resilient_parsing and not set(ctx.help_option_names) & set(own):
             ctx.fail("there is no command to run: write it after '--', as in SOURCE -- ls -l")
         ctx.meta[__name__] = command
         return super().parse_args(ctx, own)
 
 
 @click.command(cls=_RunCommand, epilog=_EPILOG)
-@click.argument("source", metavar="SOURCE -- COMMAND...")
+@click.argument("source", metavar="SOURCE -- COMMAND...", shell_complete=directories)
 @click.option(
     "--at",
     metavar="DIR",
+    shell_complete=directories,
     help="Show SOURCE at the directory DIR, and start COMMAND where you are. Default: a new place,"
     " where COMMAND starts.",
 )
@@ -58,6 +61,7 @@ class _RunCommand(click.Command):
     "words",
     multiple=True,
     metavar="OPTION[,...]",
+    shell_complete=option_words,
     help="Mount options, as for `xloop mount`. May be repeated.",
 )
 @click.option(
@@ -65,6 +69,7 @@ class _RunCommand(click.Command):
     default=AUTO,
     show_default=True,
     metavar="NAME",
+    shell_complete=backends,
     help="How to mount. A backend that is named is used or refused, never replaced.",
 )
 @click.option("-v", "--verbose", is_flag=True, help="Tell what is shown where.")
