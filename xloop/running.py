@@ -32,7 +32,7 @@ from typing import NoReturn
 from xloop import mounts
 from xloop.backend import Availability, PrivateBackend, Session
 from xloop.control import Line, failure
-from xloop.errors import MountError
+from xloop.errors import MountError, OptionError
 from xloop.host import Descriptor, namespaces, process
 from xloop.ops import Operations
 from xloop.options import MountOptions
@@ -76,6 +76,11 @@ def run(
             "mount for everybody: xloop mount, the command, xloop umount",
         )
     options = options or MountOptions()
+    if options.auto_unmount:
+        raise OptionError(
+            "auto_unmount cannot be had for a mount of one command: nobody outside could take it away",
+            "leave out auto_unmount: the mount goes with the command, dead or alive",
+        )
     source_path = check_source(source)
     # On top of whatever is there: nobody else will see it.
     place = None if at is None else check_mountpoint(at, on_top=True)

@@ -110,9 +110,7 @@ class NotMounting(DevFuse):
         raise RuntimeError("no hands")
 """
 
-_NAMES = (
-    "SlowToMount SlowToAttach SlowToServe Dying Killed Raising RaisingLater KilledWhenMounted NotMounting"
-)
+_NAMES = "SlowToMount SlowToAttach SlowToServe Dying Killed Raising RaisingLater KilledWhenMounted NotMounting"
 
 
 def eventually(holds: Callable[[], Any]) -> bool:

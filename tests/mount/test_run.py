@@ -417,6 +417,7 @@ def test_the_printed_sessions(page: str, spot: Spot, tmp_path: Path) -> None:
         (["missing", "--", "ls"], 1, "source 'missing' does not exist"),
         (["source", "--at", "missing", "--", "ls"], 1, "mountpoint 'missing' does not exist"),
         (["source", "-o", "rp", "--", "ls"], 2, "unknown option 'rp'"),
+        (["source", "-o", "auto_unmount", "--", "ls"], 1, "the mount goes with the command"),
         (["source", "--backend", "libfuse", "--", "ls"], 1, "use it with `xloop mount`"),
         (["source", "--backend", "devfuze", "--", "ls"], 1, "there is no backend 'devfuze'"),
     ],
