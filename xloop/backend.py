@@ -8,12 +8,13 @@ adapter: the core never imports one, :mod:`xloop.registry` finds them by name.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
+from xloop.host import Descriptor
 from xloop.ops import Operations
 from xloop.options import MountOptions
 
-__all__ = ["Availability", "Backend", "Session"]
+__all__ = ["Availability", "Backend", "PrivateBackend", "Session"]
 
 
 class Availability(NamedTuple):
@@ -76,5 +77,41 @@ class Backend(Protocol):
         """Mount *operations* at the existing directory *mountpoint*.  MountError says why not.
 
         ``options.fsname`` is what mount tables show as the source.
+        """
+        ...
+
+
+@runtime_checkable
+class PrivateBackend(Protocol):
+    """A backend that can also mount in one process and serve in another (``xloop run``).
+
+    The first is in a mount namespace of its own, and perhaps in a user namespace.  The second is
+    outside of both, or the namespace would not end before its server does.
+    """
+
+    name: str
+
+    def probe_private(self) -> Availability:
+        """As Backend.probe(), for such a mount: to be asked before there is a namespace."""
+        ...
+
+    def check_private(self, options: MountOptions) -> None:
+        """As Backend.check_options(), for such a mount: to be asked before there is a namespace."""
+        ...
+
+    def attach(self, mountpoint: str, options: MountOptions) -> Descriptor:
+        """Mount at *mountpoint*, in the namespaces of this process, what nobody serves yet.
+
+        Returns what the serving process must be handed.  MountError says why not.
+        """
+        ...
+
+    def adopt(
+        self, connection: Descriptor, operations: Operations, shown: str, options: MountOptions
+    ) -> Session:
+        """Return the session of what another process has attached.
+
+        *shown* names the mount in messages: no path of this process leads to it.  So unmount()
+        raises UnmountError, does nothing if *lazy*, and the session ends when the namespace does.
         """
         ...

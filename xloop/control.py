@@ -7,7 +7,8 @@ Owns the messages, both ends.  Does not own what either end does about one: that
 The line is also the server's lifeline.  Both ends are closed by the kernel when their process
 ends, however it ends, and the other end notices.  One JSON object a line:
 
-* to the server: ``unmount`` (with *lazy*), ``release`` (the mount outlives the line from now on);
+* to the server: ``unmount`` (with *lazy*), ``release`` (the mount outlives the line from now on), and,
+  from who has mounted in another mount namespace, ``mounted`` (where);
 * from it: ``ready`` once, or ``failed``; then ``unmounted``, ``detached`` or ``busy`` for each
   ``unmount``.
 """
@@ -66,6 +67,17 @@ class Line:
             self._socket.sendall(data)
         except OSError:
             pass
+
+    def hand_over(self, descriptor: int) -> None:
+        """Give the other end a copy of *descriptor*, which must wait for it: see received()."""
+        try:
+            process.send_descriptor(self._socket, descriptor)
+        except OSError:
+            pass
+
+    def received(self) -> int | None:
+        """Return the descriptor that the other end hands over before it says anything; None: it ended."""
+        return process.receive_descriptor(self._socket)
 
     def say(self, what: str, **particulars: object) -> None:
         # default: what a backend puts into its status is shown to people, not computed with

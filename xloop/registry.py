@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Final, cast
 
-from xloop.backend import Availability, Backend
+from xloop.backend import Availability, Backend, PrivateBackend
 from xloop.errors import BackendUnavailable
 from xloop.options import nearest
 
@@ -30,6 +30,7 @@ __all__ = [
     "bundled",
     "check_name",
     "choose",
+    "choose_private",
     "load",
     "system",
     "tables",
@@ -107,6 +108,24 @@ def choose(name: str = AUTO, *, passed_over: list[BackendUnavailable] | None = N
     if not state.ok:
         raise BackendUnavailable(f"backend '{name}' cannot mount here: {state.why}", state.fix)
     return backend
+
+
+def choose_private(name: str = AUTO) -> PrivateBackend:
+    """Return the backend *name*, or the best, that can mount in a namespace of the caller's own."""
+    for candidate in bundled() if name == AUTO else [name]:
+        backend = load(candidate)
+        if not isinstance(backend, PrivateBackend):
+            continue
+        state = backend.probe_private()
+        if not state.ok:
+            raise BackendUnavailable(
+                f"backend '{candidate}' cannot mount here: {state.why}", state.fix
+            )
+        return backend
+    raise BackendUnavailable(
+        f"backend '{name}' cannot be served from outside of the mount namespace that it mounts in",
+        "leave out --backend, or use it with `xloop mount`",
+    )
 
 
 def available() -> dict[str, Availability]:

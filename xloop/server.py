@@ -51,10 +51,13 @@ class Spec(NamedTuple):
 def build(
     source: str | Factory,
     layers: Sequence[LayerFactory],
-    mountpoint: str,
+    mountpoint: str | None,
     options: MountOptions,
 ) -> Operations:
-    """Return the stack: a loopback of the path *source*, or what it makes, inside of *layers*."""
+    """Return the stack: a loopback of the path *source*, or what it makes, inside of *layers*.
+
+    *mountpoint*: None if this process will never see the mount.
+    """
     operations: Operations
     if isinstance(source, str):
         from xloop.loopback import Loopback  # here: a file system of one's own needs none
@@ -92,19 +95,21 @@ def collect_rarely() -> None:
 
 def serve_asker(
     line: Line,
-    asker: int,
+    asker: int | None,
     make: Callable[[], Operations],
     mountpoint: str,
     options: MountOptions,
     backend: Backend,
     on_ready: Callable[[], None] = lambda: None,
     log: Log | None = None,
+    *,
+    elsewhere: bool = False,
 ) -> int:
     """Serve until the mount is gone; tell the other end of *line* how it goes; return a status.
 
     The process must be the server's own: its working directory and signals are changed.
     *on_ready* is called before the other end hears that the mount is ready.  SIGHUP has *log*, if it is a
-    file, opened again, and otherwise does nothing: no terminal hangs up here.
+    file, opened again, and otherwise does nothing: no terminal hangs up here.  *elsewhere*: as for Service.
     """
     told = False
     collect_rarely()
@@ -128,6 +133,7 @@ def serve_asker(
             line=line,
             asker=asker,
             reopen=reopen or (lambda: None),
+            elsewhere=elsewhere,
         )
         service.run(ready)
     except XloopError as exc:

@@ -109,11 +109,13 @@ class Service:
         asker: int | None = None,
         ending: Callable[[], object] | None = None,
         reopen: Callable[[], None] | None = None,
+        elsewhere: bool = False,
     ) -> None:
         """*line*: to the program that asked for the mount, whose process id is *asker*.
 
         Without a line, the mount depends on nobody.  *ending* is called once, as soon as it is clear that the mount
         will end: by the first signal, or because it has.  *reopen*: what SIGHUP does instead of unmounting.
+        *elsewhere*: it is in another mount namespace, and what is at *mountpoint* in this one is somebody else's.
         """
         if options.fsname is None:
             shown = getattr(operations, "source", None)
@@ -125,6 +127,7 @@ class Service:
         self._backend = backend
         self._line = line
         self._reopen = reopen
+        self._elsewhere = elsewhere
         self._asker_end = process.watch(asker) if asker is not None else None
         #: The asker may have died before it was watched; then somebody else is our parent.
         self._orphaned = asker is not None and os.getppid() != asker
@@ -188,7 +191,8 @@ class Service:
                 self._session = self._backend.mount(
                     self._operations, self._mountpoint, self._options
                 )
-                self._entry = mounts.mount_at(mounts.read_table(), self._mountpoint)
+                if not self._elsewhere:
+                    self._entry = mounts.mount_at(mounts.read_table(), self._mountpoint)
                 if self._guardian is not None and self._entry is not None:
                     self._guardian.mounted(self._entry)
                 self._serving = threading.Thread(
@@ -283,6 +287,9 @@ class Service:
             if message is None:
                 self._on_orphaned(selector)
                 return
+            if message["say"] == "mounted":
+                device = tuple(message.pop("device"))
+                self._listen(MountEntry(0, 0, device, message["mountpoint"], message["fstype"], ""))
             if message["say"] == "release":
                 self._let_go(selector)
                 process.silence()  # as _on_orphaned: the command ends now, and its readers with it
@@ -318,17 +325,15 @@ class Service:
 
     # -- the control socket -------------------------------------------------------------
 
-    def _listen(self) -> None:
+    def _listen(self, entry: MountEntry | None) -> None:
         """Keep a record of the mount, and let it be asked.  Where that cannot be, it is served all the same."""
-        # Some backends mount only when they serve: then it was not in the table before.
-        entry = self._entry or mounts.mount_at(mounts.read_table(), self._mountpoint)
         if entry is None:
             self._why_not_asked = "the mount is not in the table of mounts"
             return
         assert self._selector is not None
         self._record = records.Record(
             device=entry.device,
-            mountpoint=self._mountpoint,
+            mountpoint=entry.mountpoint,
             source=str(self._options.fsname),
             fstype=entry.fstype,
             backend=self._backend.name,
@@ -355,7 +360,7 @@ class Service:
             "status",
             **self._record._asdict(),
             served=sum(counts.values()) if isinstance(counts, dict) else None,
-            mounted=any(entry.device == self._record.device for entry in table),
+            mounted=self._elsewhere or any(entry.device == self._record.device for entry in table),
             layers=[type(operations).__name__ for operations in _stack(self._operations)],
             process=process.usage(),
             caches={
@@ -530,7 +535,9 @@ class Service:
         self._post(self._end)
 
     def _announce(self, ready: Callable[[], object] | None) -> None:
-        self._listen()
+        if not self._elsewhere:
+            # Some backends mount only when they serve: then it was not in the table before.
+            self._listen(self._entry or mounts.mount_at(mounts.read_table(), self._mountpoint))
         _log.info(
             "%r is mounted at %r by %s", self._options.fsname, self._mountpoint, self._backend.name
         )

@@ -47,6 +47,12 @@ class SlowToMount(DevFuse):
         wait_for("mount")
         return super().mount(*args)
 
+class SlowToAttach(DevFuse):
+    name = "slow-to-attach"
+    def attach(self, *args):
+        wait_for("attach")
+        return super().attach(*args)
+
 class Wrapped(DevFuse):
     def mount(self, *args):
         return self.Session(super().mount(*args))
@@ -104,7 +110,7 @@ class NotMounting(DevFuse):
         raise RuntimeError("no hands")
 """
 
-_NAMES = "SlowToMount SlowToServe Dying Killed Raising RaisingLater KilledWhenMounted NotMounting"
+_NAMES = "SlowToMount SlowToAttach SlowToServe Dying Killed Raising RaisingLater KilledWhenMounted NotMounting"
 
 
 def eventually(holds: Callable[[], Any]) -> bool:

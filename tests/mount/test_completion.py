@@ -122,6 +122,7 @@ def shell(
 def test_commands_and_options_are_completed(shell: Shell) -> None:
     assert shell.completed("xloop umo\t") == ["xloop", "umount"]
     assert shell.completed("xloop mount --foreg\t") == ["xloop", "mount", "--foreground"]
+    assert shell.completed("xloop run src --back\t") == ["xloop", "run", "src", "--backend"]
     assert shell.completed("xloop mount --log journ\t") == ["xloop", "mount", "--log", "journald"]
     assert shell.completed("xloop mount --backend devf\t") == ["xloop", "mount", "--backend", "devfuse"]  # fmt: skip
 

@@ -27,6 +27,7 @@ _COMMANDS = {
     "umount": "xloop.cli.umount",
     "list": "xloop.cli.list",
     "status": "xloop.cli.status",
+    "run": "xloop.cli.run",
     "doctor": "xloop.cli.doctor",
     "install-helpers": "xloop.cli.install_helpers",
     "bench": "xloop.cli.bench",
@@ -39,6 +40,7 @@ Examples:
   xloop mount -o ro project sandbox  ... and refuse every change
   xloop list                         what is mounted
   xloop umount ~/view                end it
+  xloop run ~/src -- make            run a command with a view that only it sees
   xloop doctor                       say what is missing, if it cannot mount
   xloop bench --quick                what a mount costs on this machine
   xloop completion bash              make the shell complete all this

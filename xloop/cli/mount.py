@@ -131,7 +131,7 @@ def mount(
         raise click.UsageError("--on-top and --replace contradict each other: give one of them")
     log = _log_of(log_text, foreground=foreground, debug=debug, verbose=verbose)
     how = _How(foreground, on_top, replace, verbose, log, debug)
-    options = _parsed(words)
+    options = parsed(words)
     if not every and len(what) == 2:
         if config_path is not None:
             raise click.UsageError("--config is for a NAME or --all, not for SOURCE MOUNTPOINT")
@@ -263,7 +263,7 @@ def _is_mounted(mountpoint: str, options: MountOptions) -> bool:
     )
 
 
-def _parsed(words: tuple[str, ...]) -> MountOptions:
+def parsed(words: tuple[str, ...]) -> MountOptions:
     try:
         return parse_options(words)
     except OptionError as exc:

@@ -40,6 +40,9 @@ __all__ = [
     "kill",
     "leave_terminal",
     "overheard",
+    "receive_descriptor",
+    "restore_signals",
+    "send_descriptor",
     "servers_of",
     "silence",
     "start_aside",
@@ -108,6 +111,36 @@ def taken(stream: BinaryIO) -> socket.socket:
     from socket import socket as made  # here: who forks needs it elsewhere only
 
     return made(fileno=fd)
+
+
+def send_descriptor(sock: socket.socket, descriptor: int) -> None:
+    """Give the process at the other end of *sock* a copy of *descriptor*."""
+    if sys.platform != "win32":
+        from socket import send_fds
+
+        send_fds(sock, [b"\0"], [descriptor])
+        return
+    raise _unsupported("handing over a descriptor")
+
+
+def receive_descriptor(sock: socket.socket) -> int | None:
+    """Wait for what send_descriptor() sends; None: the other end is closed."""
+    if sys.platform != "win32":
+        from socket import recv_fds
+
+        _, descriptors, _, _ = recv_fds(sock, 1, 1)
+        for descriptor in descriptors:
+            os.set_inheritable(descriptor, False)
+            return descriptor
+        return None
+    raise _unsupported("handing over a descriptor")
+
+
+def restore_signals() -> None:
+    """Give SIGPIPE and SIGXFSZ, which Python ignores, their meaning back: for what is executed next."""
+    if sys.platform != "win32":
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
 
 
 def terminate(child: subprocess.Popen[bytes], number: int) -> None:

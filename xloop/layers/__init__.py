@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from xloop.layers.base import Layer
 from xloop.layers.readonly import ReadOnly
+from xloop.layers.squash import Squash
 from xloop.layers.trace import Trace
 
-__all__ = ["Layer", "ReadOnly", "Trace"]
+__all__ = ["Layer", "ReadOnly", "Squash", "Trace"]

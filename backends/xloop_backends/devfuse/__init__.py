@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from xloop.backend import Availability, Session
 from xloop.errors import OptionError
+from xloop.host import Descriptor
 from xloop.ops import Operations
 from xloop.options import SELINUX, MountOptions
 
@@ -25,7 +26,7 @@ __all__ = ["backend"]
 
 
 class DevFuse:
-    """See :class:`xloop.backend.Backend`."""
+    """See :class:`xloop.backend.Backend` and :class:`xloop.backend.PrivateBackend`."""
 
     name = "devfuse"
 
@@ -39,7 +40,30 @@ class DevFuse:
         return ask()
 
     def check_options(self, options: MountOptions) -> None:
-        labels = [name for name in SELINUX if getattr(options, name) is not None]
+        self.check_private(options)
+        if device.privileged():
+            return
+        # relatime needs no word: it is what a mount of Linux gets that says nothing else.
+        for wanted, word in (
+            (options.atime == "strictatime", "strictatime"),
+            (not options.symfollow, "nosymfollow"),
+            *((True, name) for name in _labels(options)),
+        ):
+            if wanted:
+                raise OptionError(
+                    f"fusermount3 has no option {word}", f"leave out {word}, or mount as root"
+                )
+
+    def mount(self, operations: Operations, mountpoint: str, options: MountOptions) -> Session:
+        checks = _kernel_checks(options)
+        connection = device.attach(mountpoint, options, default_permissions=checks)
+        return _session(operations, os.path.abspath(mountpoint), options, connection)
+
+    def probe_private(self) -> Availability:
+        return device.probe_device()
+
+    def check_private(self, options: MountOptions) -> None:
+        labels = _labels(options)
         if labels and not os.path.exists("/sys/fs/selinux/enforce"):
             raise OptionError(
                 f"{labels[0]} is an option of SELinux, which is not enabled here",
@@ -53,34 +77,50 @@ class DevFuse:
                     f"the option {word} is root's: a user's mount is always no{word}",
                     f"leave out {word}, or mount as root",
                 )
-        # relatime needs no word: it is what a mount of Linux gets that says nothing else.
-        for wanted, word in (
-            (options.atime == "strictatime", "strictatime"),
-            (not options.symfollow, "nosymfollow"),
-            *((True, name) for name in labels),
-        ):
-            if wanted:
-                raise OptionError(
-                    f"fusermount3 has no option {word}", f"leave out {word}, or mount as root"
-                )
         if options.passthrough is True:
             raise OptionError(
                 "the kernel allows passthrough to root (CAP_SYS_ADMIN) only",
                 "leave out passthrough, or mount as root",
             )
 
-    def mount(self, operations: Operations, mountpoint: str, options: MountOptions) -> Session:
-        from .session import DevFuseSession  # here: probing must stay cheap
-        from .waits import listen
+    def attach(self, mountpoint: str, options: MountOptions) -> Descriptor:
+        return device.mount(mountpoint, options, _kernel_checks(options))
 
-        checks = options.default_permissions
-        if checks is None:
-            checks = options.allow_other or options.allow_root
-        listen()
-        connection = device.attach(mountpoint, options, default_permissions=checks)
-        return DevFuseSession(
-            operations, os.path.abspath(mountpoint), options, connection, kernel_checks=checks
-        )
+    def adopt(
+        self, connection: Descriptor, operations: Operations, shown: str, options: MountOptions
+    ) -> Session:
+        return _session(operations, shown, options, connection, elsewhere=True)
+
+
+def _labels(options: MountOptions) -> list[str]:
+    return [name for name in SELINUX if getattr(options, name) is not None]
+
+
+def _kernel_checks(options: MountOptions) -> bool:
+    checks = options.default_permissions
+    return options.allow_other or options.allow_root if checks is None else checks
+
+
+def _session(
+    operations: Operations,
+    mountpoint: str,
+    options: MountOptions,
+    connection: Descriptor,
+    *,
+    elsewhere: bool = False,
+) -> Session:
+    from .session import DevFuseSession  # here: probing must stay cheap
+    from .waits import listen
+
+    listen()
+    return DevFuseSession(
+        operations,
+        mountpoint,
+        options,
+        connection,
+        kernel_checks=_kernel_checks(options),
+        elsewhere=elsewhere,
+    )
 
 
 backend = DevFuse

@@ -8,7 +8,6 @@ the descriptor, nor unmounting (:mod:`xloop.mounts`).
 from __future__ import annotations
 
 import array
-import ctypes
 import errno
 import fcntl
 import os
@@ -16,13 +15,14 @@ import socket
 
 from xloop.backend import Availability
 from xloop.errors import MountError
-from xloop.host import Descriptor
+from xloop.host import Descriptor, namespaces
 from xloop.host.mountflags import flags_of, words_of
+from xloop.host.namespaces import may_mount as privileged
 from xloop.options import SELINUX, MountOptions
 
 from . import abi
 
-__all__ = ["DEVICE", "attach", "clone", "privileged", "probe"]
+__all__ = ["DEVICE", "attach", "clone", "mount", "privileged", "probe", "probe_device"]
 
 DEVICE = "/dev/fuse"
 _HELPER = "fusermount3"
@@ -31,20 +31,30 @@ _HELPER = "fusermount3"
 _HELPERS_WORDS = frozenset(
     {"ro", "nosuid", "nodev", "noexec", "sync", "dirsync", "noatime", "nodiratime"}
 )
-_CAP_SYS_ADMIN = 21
-
-
-def privileged() -> bool:
-    """Tell whether this process may mount by itself: CAP_SYS_ADMIN."""
-    with open("/proc/thread-self/status", encoding="ascii", errors="replace") as status:
-        for line in status:
-            if line.startswith("CapEff:"):
-                return bool(int(line.split()[1], 16) >> _CAP_SYS_ADMIN & 1)
-    return os.geteuid() == 0
 
 
 def probe() -> Availability:
     """Tell whether a mount has a chance here."""
+    if privileged() or not os.path.exists(DEVICE):
+        return probe_device()
+    if os.geteuid() == 0:  # in a container; what the helper may is bounded in the same way
+        return Availability(
+            False,
+            "this root may not mount: it has no CAP_SYS_ADMIN",
+            "give the container the right (--cap-add SYS_ADMIN), or use `xloop run`, which needs none",
+        )
+    if _helper() is None:
+        return Availability(
+            False,
+            f"only root may mount directly, and {_HELPER} is not installed",
+            "install it: apt-get install fuse3 (dnf install fuse3, apk add fuse3)",
+            "fuse3",
+        )
+    return probe_device()
+
+
+def probe_device() -> Availability:
+    """Tell whether this process can have a connection, which leaves open who mounts it."""
     if not os.path.exists(DEVICE):
         return Availability(
             False,
@@ -62,16 +72,7 @@ def probe() -> Availability:
                 f"{DEVICE} cannot be opened: {exc.strerror}",
                 "load the kernel module (modprobe fuse), or allow the container the device",
             )
-        return Availability(True)
-    helper = _helper()
-    if helper is None:
-        return Availability(
-            False,
-            f"only root may mount directly, and {_HELPER} is not installed",
-            "install it: apt-get install fuse3 (dnf install fuse3, apk add fuse3)",
-            "fuse3",
-        )
-    if not os.access(DEVICE, os.R_OK | os.W_OK):
+    elif not os.access(DEVICE, os.R_OK | os.W_OK):
         return Availability(
             False,
             f"this user may not open {DEVICE}",
@@ -92,7 +93,7 @@ def attach(mountpoint: str, options: MountOptions, *, default_permissions: bool)
     MountError says why not; then nothing is mounted.
     """
     if privileged():
-        return _mount(mountpoint, options, default_permissions)
+        return mount(mountpoint, options, default_permissions)
     return _ask_helper(mountpoint, options, default_permissions)
 
 
@@ -112,7 +113,8 @@ def _common(options: MountOptions, default_permissions: bool) -> list[str]:
     return words
 
 
-def _mount(mountpoint: str, options: MountOptions, default_permissions: bool) -> Descriptor:
+def mount(mountpoint: str, options: MountOptions, default_permissions: bool) -> Descriptor:
+    """As attach(), by mount(2) alone, as this process may or may not."""
     try:
         fd = Descriptor(os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC))
     except OSError as exc:
@@ -125,22 +127,18 @@ def _mount(mountpoint: str, options: MountOptions, default_permissions: bool) ->
         f"group_id={os.getgid()}",
         *_common(options, default_permissions),
     ]
-    libc = ctypes.CDLL(None, use_errno=True)
-    done = libc.mount(
-        os.fsencode(options.fsname or "xloop"),
-        os.fsencode(mountpoint),
-        os.fsencode(f"fuse.{options.subtype}"),
-        ctypes.c_ulong(flags_of(options)),
-        os.fsencode(",".join(words)),
-    )
-    if done:
-        number = ctypes.get_errno()
+    fstype = f"fuse.{options.subtype}"
+    try:
+        namespaces.mount(
+            options.fsname or "xloop", mountpoint, fstype, flags_of(options), ",".join(words)
+        )
+    except OSError as exc:
         fix = ""
-        if number in (errno.EPERM, errno.EACCES):
+        if exc.errno in (errno.EPERM, errno.EACCES):
             fix = "mounting needs CAP_SYS_ADMIN in this mount namespace"
-        elif number == errno.ENODEV:
+        elif exc.errno == errno.ENODEV:
             fix = "this kernel has no FUSE: load the module (modprobe fuse)"
-        raise MountError(f"{mountpoint!r} cannot be mounted on: {os.strerror(number)}", fix)
+        raise MountError(f"{mountpoint!r} cannot be mounted on: {exc.strerror}", fix) from exc
     return fd
 
 
@@ -200,9 +198,7 @@ def _refused(said: str, mountpoint: str) -> MountError:
     elif f"open {DEVICE}" in words:
         fix = probe().fix
     elif "Operation not permitted" in words:
-        fix = (
-            f"{_HELPER} must be set-user-ID root: reinstall fuse3; inside a container mount as root"
-        )
+        fix = f"{_HELPER} must be set-user-ID root: reinstall fuse3; in a container it needs the right besides: --cap-add SYS_ADMIN"
     return MountError(f"{mountpoint!r} cannot be mounted on: {words}", fix)
 
 

@@ -79,7 +79,9 @@ class DevFuseSession:
         connection: Descriptor,
         *,
         kernel_checks: bool,
+        elsewhere: bool = False,
     ) -> None:
+        """*elsewhere*: it is mounted in another mount namespace; *mountpoint* is what people hear."""
         self._ops = operations
         self._mountpoint = mountpoint
         self._options = options
@@ -103,7 +105,8 @@ class DevFuseSession:
         self._failure: BaseException | None = None
         self._table: list[Handler | None] = []
         #: This mount, so that no other one at the same place is ever taken away.
-        self._mounted = mounts.mount_at(mounts.read_table(), mountpoint)
+        self._mounted = None if elsewhere else mounts.mount_at(mounts.read_table(), mountpoint)
+        self._elsewhere = elsewhere
         self._clones = True
         #: What each thread reads from, by the thread's ident.
         self._descriptors: dict[int, list[Descriptor]] = {}
@@ -185,6 +188,14 @@ class DevFuseSession:
         self._table[Opcode.INIT] = None
 
     def unmount(self, *, lazy: bool = False) -> None:
+        if self._elsewhere:
+            # No path of ours leads there, and what is at the same path here is somebody else's.
+            if not lazy:
+                raise UnmountError(
+                    f"{self._mountpoint!r} is used by the processes of its mount namespace",
+                    "it goes with the last of them",
+                )
+            return  # nobody else can enter it anyway
         mounts.take_away(self._mountpoint, lazy=lazy, expected=self._mounted)
 
     def abort(self) -> None:
@@ -246,7 +257,10 @@ class DevFuseSession:
             _log.critical("a serving thread failed", exc_info=exc)
             self._failure = self._failure or exc
             try:
-                self.unmount(lazy=True)
+                if self._elsewhere:
+                    self.abort()
+                else:
+                    self.unmount(lazy=True)
             except (OSError, UnmountError) as problem:
                 _log.critical("%s", problem)
         finally:

@@ -206,7 +206,7 @@ def refused(said: str, mountpoint: str, major: int) -> MountError:
         ("No such file or directory", f"is {helper} installed? apt-get install fuse3"),
         (
             "Operation not permitted",
-            f"{helper} must be set-user-ID root: reinstall fuse3; inside a container mount as root",
+            f"{helper} must be set-user-ID root: reinstall fuse3; in a container it needs the right besides: --cap-add SYS_ADMIN",
         ),
     )
     fix = next((way for words, way in hints if words in why), "")
