@@ -20,15 +20,14 @@ pytestmark = [
 
 def test_a_copy_in_another_namespace_is_served_until_it_is_gone(spot: Spot) -> None:
     assert spot.run("mount", spot.source, spot.mnt).returncode == 0
-    assert holders(spot.top) == []
     command = ["unshare", "--mount", "--propagation", "private", "sh", "-c", "echo copied; read x"]
     with subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "copied\n"
-        # The shell, not unshare, which has become it.
-        assert holders(spot.top) == [other.pid]
+        # The shell, not unshare, which has become it.  Others that run at the same time may make namespaces too.
+        assert other.pid in holders(spot.top)
         server = spot.server()
         subprocess.run(["umount", spot.mnt], check=True)
         seen = f"/proc/{other.pid}/root{spot.mnt}/file"
@@ -37,4 +36,4 @@ def test_a_copy_in_another_namespace_is_served_until_it_is_gone(spot: Spot) -> N
         assert spot.servers() == [server]
         other.communicate("\n")
     assert spot.alone()
-    assert holders(spot.top) == []
+    assert other.pid not in holders(spot.top)

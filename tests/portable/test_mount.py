@@ -267,5 +267,8 @@ def test_doctor_says_that_it_can_mount() -> None:
         timeout=60,
         check=False,
     )
-    assert done.returncode == 0, done.stdout
-    assert json.loads(done.stdout)["ok"]
+    # What else may be wrong on this machine (a dead mount of somebody else) is not the matter.
+    assert done.returncode in (0, 1), done.stdout
+    report = json.loads(done.stdout)
+    used = [found for found in report["findings"] if found["name"] == report["uses"]]
+    assert [found["ok"] for found in used if found["kind"] == "backend"] == [True], done.stdout
