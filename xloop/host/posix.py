@@ -38,7 +38,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from xloop.host.base import Descriptor
+from xloop.host.base import Descriptor, Watchable
 from xloop.types import NOW, Attr, Caller, DirEntry, LockRange, StatFs, TimeOrNow
 
 assert not TYPE_CHECKING or sys.platform != "win32"
@@ -278,6 +278,9 @@ class PosixHost:
 
     def stack_depth(self, ref: int) -> int:
         return 0  # matters to passthrough, which is Linux's
+
+    def watchable(self, ref: int) -> Watchable:
+        return Watchable("what others change is heard of on Linux only")
 
     # -- open files ---------------------------------------------------------------------
 
