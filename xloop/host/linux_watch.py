@@ -20,13 +20,20 @@ from xloop.host.base import Descriptor
 
 __all__ = [
     "FAN_RENAME",
+    "INFO",
+    "INFO_DFID_NAME",
+    "INFO_FID",
+    "INFO_NEW_DFID_NAME",
+    "INFO_OLD_DFID_NAME",
+    "INOTIFY_EVENT",
+    "METADATA",
     "Handle",
     "add_watch",
     "fanotify",
     "file_handle",
+    "file_system_id",
     "inotify",
     "mark_file_system",
-    "may_mark",
     "remove_watch",
     "wait",
 ]
@@ -50,8 +57,10 @@ METADATA: Final = struct.Struct("=IBxHQii")
 # info_type pad len, fsid, handle_bytes handle_type
 INFO: Final = struct.Struct("=BxH8sIi")
 #: Types of a record that names the target, a directory and a name in it, the same for a rename.
-INFO_FID, INFO_DFID_NAME, INFO_DFID = 1, 2, 3
-INFO_OLD_DFID_NAME, INFO_NEW_DFID_NAME = 10, 12
+INFO_FID: Final = 1
+INFO_DFID_NAME: Final = 2
+INFO_OLD_DFID_NAME: Final = 10
+INFO_NEW_DFID_NAME: Final = 12
 _POLLIN, _POLLPRI = 0x1, 0x2
 
 # wd mask cookie len
@@ -95,15 +104,6 @@ def mark_file_system(group: int, ref: int, mask: int) -> None:
     _done(mark(group, _MARK_ADD | _MARK_FILESYSTEM, ctypes.c_uint64(mask), ref, b"."))
 
 
-def may_mark() -> bool:
-    """Tell whether this process may watch whole file systems."""
-    try:
-        fanotify()
-    except OSError:
-        return False
-    return True
-
-
 def file_handle(ref: int) -> Handle:
     """Return the handle of the object behind *ref*, as events carry it."""
     for flags in (_AT_EMPTY_PATH | _AT_HANDLE_FID, _AT_EMPTY_PATH):
@@ -121,6 +121,12 @@ def file_handle(ref: int) -> Handle:
         size, kind = struct.unpack_from("=Ii", buffer.raw)
         return Handle(kind, buffer.raw[8 : 8 + size])
     raise AssertionError("not reached")
+
+
+def file_system_id(ref: int) -> int:
+    """Return what events call the file system of *ref*: f_fsid of statfs(2)."""
+    system: Any = os  # not every system has the call
+    return int(system.fstatvfs(ref).f_fsid)
 
 
 def inotify() -> Descriptor:

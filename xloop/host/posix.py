@@ -270,8 +270,7 @@ class PosixHost:
             *(st.st_ino, st.st_size, st.st_blocks),
             *(atime[0], mtime[0], ctime[0], atime[1], mtime[1], ctime[1]),
             *(st.st_mode, st.st_nlink, st.st_uid, st.st_gid, st.st_rdev, st.st_blksize, st.st_dev),
-            btime[0],
-            btime[1],
+            *(btime[0], btime[1]),
             born is not None,
             getattr(st, "st_flags", 0),
         )

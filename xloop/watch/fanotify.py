@@ -96,7 +96,7 @@ class FanotifyWatch(SourceWatch):
         found = _number(handle.kind, handle.data)
         if found is None or found[0] != host.statx(ref).ino:
             raise OSError(errno.EOPNOTSUPP, "its file handles do not tell inode numbers")
-        fsid = os.fstatvfs(ref).f_fsid
+        fsid = linux_watch.file_system_id(ref)
         low, high = fsid & 0xFFFFFFFF, fsid >> 32
         identity = struct.pack("=II", low, high)
         subvolume = found[1]
@@ -222,6 +222,6 @@ class FanotifyWatch(SourceWatch):
     def status(self) -> dict[str, object]:
         return {
             **super().status(),
-            "devices": [os.major(dev) << 20 | os.minor(dev) for dev in self._devices],
-            "refused": dict(self._refused),
+            "devices": len(self._devices) - len(self._refused),
+            "refused": list(self._refused.values()),
         }
