@@ -163,6 +163,8 @@ class NodeTable:
         self._cached: dict[int, Node] = {}
         #: Set while there are references of files, for whoever calls :meth:`sweep`.
         self.referenced = threading.Event()
+        #: Called, with the lock held, with what is about to be known by another name than so far.
+        self.displaced: Callable[[Node], object] | None = None
         self.get = self._by_ino.get
 
     # -- numbers ------------------------------------------------------------------------
@@ -250,6 +252,8 @@ class NodeTable:
         return node
 
     def _named(self, node: Node, parent: Node, name: bytes) -> None:
+        if self.displaced is not None and (node.name != name or node.parent is not parent):
+            self.displaced(node)
         fd = node.fd
         if fd is not None and fd.placed and (node.name != name or node.parent is not parent):
             self._cached.pop(node.ino, None)
@@ -275,6 +279,21 @@ class NodeTable:
         """Return the node of the object that *attr* describes, if it is known."""
         node = self._known(attr)
         return node if node is not None and _still(node, attr) else None
+
+    def at(self, dev: int, ino: int) -> Node | None:
+        """Return the node that is known by an inode number, whatever has that number by now."""
+        node = self._others.get((dev, ino))
+        if node is not None or dev != self.root_dev:
+            return node
+        if ino == self.root.st_ino:
+            return self.root
+        node = self.get(ino)
+        return node if node is None or (node.st_ino == ino and node.dev == dev) else None
+
+    def all(self) -> list[Node]:
+        """Return every node that is known at this moment."""
+        with self._lock:
+            return list(self._by_ino.values())
 
     def forget(self, ino: Ino, nlookup: int) -> None:
         """Lower a lookup count; at zero the number is gone for good."""

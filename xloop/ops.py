@@ -31,10 +31,11 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from enum import Enum
 from typing import NoReturn
 
+from xloop.changes import Watch
 from xloop.types import (
     Attr,
     Caller,
@@ -81,6 +82,15 @@ class Operations:
 
     def destroy(self) -> None:
         """Called once, after the last operation.  Nobody knows any number any more."""
+
+    def watch(self, own: Container[int]) -> Watch:
+        """Begin to watch what others change; between init() and destroy(), at most once.
+
+        *own*: the threads, by their numbers for the kernel, that serve: what they change is not told, where the
+        system knows who changed it.  OSError says why it cannot be watched (ENOSYS, EOPNOTSUPP); then what
+        was read may be wrong at any time.
+        """
+        raise OSError(errno.ENOSYS, "this file system does not tell what changes in it")
 
     # -- nodes --------------------------------------------------------------------------
 
@@ -446,6 +456,7 @@ class Op(Enum):
 
     INIT = "init", Subject.LIFE, Mutates.NO
     DESTROY = "destroy", Subject.LIFE, Mutates.NO
+    WATCH = "watch", Subject.LIFE, Mutates.NO
     LOOKUP = "lookup", Subject.NAME, Mutates.NO
     SPELLING = "spelling", Subject.NAME, Mutates.NO
     FORGET = "forget", Subject.LIFE, Mutates.NO

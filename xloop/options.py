@@ -27,6 +27,8 @@ __all__ = [
     "with_fields",
 ]
 
+CACHE_MODES: Final = ("none", "timeout", "coherent", "auto")
+
 ATIME_MODES: Final = ("relatime", "strictatime", "noatime")
 
 #: The kernel drops a smaller max_read without a word and takes this instead.
@@ -97,6 +99,10 @@ class MountOptions:
     entry_timeout: float = 1.0
     #: Seconds for which the kernel may believe that a name is not there.
     negative_timeout: float = 0.0
+    #: How long what the kernel knows is believed: "timeout" (the three above), "none" (never), "coherent" (until
+    #: it changes: the source is watched, or the mount fails), "auto" (coherent where the source can be
+    #: watched, else timeout).
+    cache: str = "timeout"
     #: Let the kernel read, write and map the source's files without asking.  None: where it
     #: can be had.  True: fail the mount if it cannot.  False: never.
     passthrough: bool | None = None
@@ -112,6 +118,12 @@ class MountOptions:
     def __post_init__(self) -> None:
         check(self)
 
+    def timed(self) -> MountOptions:
+        """Return these options with the timeouts that follow from cache=none."""
+        if self.cache != "none":
+            return self
+        return replace(self, attr_timeout=0.0, entry_timeout=0.0, negative_timeout=0.0)
+
 
 def check(options: MountOptions) -> None:
     """Raise OptionError for options that contradict each other, or a value that cannot be meant."""
@@ -122,6 +134,8 @@ def check(options: MountOptions) -> None:
         )
     if options.atime is not None and options.atime not in ATIME_MODES:
         raise OptionError(f"option 'atime': {options.atime!r} is none of {', '.join(ATIME_MODES)}")
+    if options.cache not in CACHE_MODES:
+        raise OptionError(f"option 'cache': {options.cache!r} is none of {', '.join(CACHE_MODES)}")
     if options.fsname is not None and "\0" in options.fsname:
         # Everything else may stand there: the kernel escapes blanks and newlines in its
         # tables, and a backend escapes what its mount helper would split at.
@@ -226,6 +240,12 @@ def _auto_on_off(text: str) -> bool | None:
     return values[text]
 
 
+def _cache_mode(text: str) -> str:
+    if text not in CACHE_MODES:
+        raise ValueError(f"one of {', '.join(CACHE_MODES)}")
+    return text
+
+
 #: Every word that -o knows.  The parser and --help are made from it.
 TABLE: Final[tuple[Option, ...]] = (
     Option("read_only", "Allow changes, or refuse every one.", {"rw": False, "ro": True}),
@@ -320,6 +340,14 @@ TABLE: Final[tuple[Option, ...]] = (
         key="negative_timeout",
         metavar="SECONDS",
         convert=_seconds,
+    ),
+    Option(
+        "cache",
+        "How long the kernel believes what it knows: not at all, for a time, or until it changes, for which the"
+        " source is watched. Default: timeout.",
+        key="cache",
+        metavar="none|timeout|coherent|auto",
+        convert=_cache_mode,
     ),
     Option(
         "passthrough",

@@ -123,7 +123,7 @@ class Service:
             options = dataclasses.replace(options, fsname=name)
         self._operations = operations
         self._mountpoint = mountpoint
-        self._options = options
+        self._options = options.timed()
         self._backend = backend
         self._line = line
         self._reopen = reopen

@@ -22,7 +22,7 @@ R = TypeVar("R")
 ME = Caller(uid=1000, gid=1000, pid=1)
 HANDLE = HandleId(7)
 FILE = Ino(2)
-UNASKED = {"init", "destroy", "forget", "batch_forget", "release", "releasedir"}
+UNASKED = {"init", "destroy", "watch", "forget", "batch_forget", "release", "releasedir"}
 
 MODES = {
     b"file": stat.S_IFREG | 0o644,

@@ -43,7 +43,7 @@ GIVEN: dict[str, Any] = {
     "handle": HandleId(7), "handle_in": HandleId(7), "handle_out": HandleId(8), "ino": Ino(2), "ino_in": Ino(2),
     "ino_out": Ino(3), "length": 10, "lock": LockRange(fcntl.F_WRLCK, 0, 9), "lock_owner": 255, "mask": 4,
     "mode": 0, "name": b"NAME", "newname": b"NEW", "newparent": ROOT_INO, "nlookup": 1, "offset": 0,
-    "offset_in": 0, "offset_out": 0, "operation": fcntl.LOCK_EX, "out_size": 0, "owner": 1, "parent": ROOT_INO,
+    "offset_in": 0, "offset_out": 0, "operation": fcntl.LOCK_EX, "out_size": 0, "own": (), "owner": 1, "parent": ROOT_INO,
     "rdev": 0, "size": 4096, "target": b"TARGET", "umask": 0, "value": memoryview(SECRET), "whence": os.SEEK_HOLE,
     "changes": SetAttr(size=1),
 }  # fmt: skip
@@ -87,7 +87,7 @@ def call(traced: Trace, op: Op, **more: Any) -> Any:
         arguments["forgets"] = iter([(Ino(2), 1)])
     asked = (
         []
-        if op.value in ("init", "destroy") or "forget" in op.value or "release" in op.value
+        if op.value in ("init", "destroy", "watch") or "forget" in op.value or "release" in op.value
         else [ME]
     )
     result = getattr(traced, op.value)(*asked, *arguments.values())

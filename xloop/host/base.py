@@ -15,11 +15,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from xloop.types import Attr, Caller, DirEntry, LockRange, StatFs, TimeOrNow
 
-__all__ = ["Descriptor", "Host"]
+__all__ = ["Descriptor", "Host", "Watchable"]
 
 
 class Descriptor(int):
@@ -45,6 +45,15 @@ class Descriptor(int):
 
     def __del__(self, _close: Callable[[int], None] = os.close) -> None:
         _close(self)
+
+
+class Watchable(NamedTuple):
+    """What a file system is like for whoever watches it."""
+
+    #: Why changes there go untold; empty: they are told.
+    why_not: str = ""
+    #: Whether a position in a directory means the same to every open file of it, at any time.
+    lasting_positions: bool = False
 
 
 class Host(Protocol):
@@ -101,6 +110,10 @@ class Host(Protocol):
 
     def stack_depth(self, ref: int) -> int:
         """Return how many file systems the object's own one is stacked on: 1 for an overlayfs."""
+        ...
+
+    def watchable(self, ref: int) -> Watchable:
+        """Tell whether this system tells of all changes in the file system of *ref*."""
         ...
 
     # -- open files ---------------------------------------------------------------------

@@ -16,6 +16,7 @@ import ctypes
 import errno
 import fcntl
 import os
+import re
 import resource
 import struct
 import sys
@@ -24,7 +25,7 @@ import time
 from typing import TYPE_CHECKING
 
 from xloop.host import linux_identity
-from xloop.host.base import Descriptor
+from xloop.host.base import Descriptor, Watchable
 from xloop.types import NOW, Attr, DirEntry, LockRange, StatFs, TimeOrNow
 
 assert not TYPE_CHECKING or sys.platform == "linux"
@@ -255,6 +256,25 @@ def statx(ref: int, name: bytes = b"") -> Attr:
     return _tuple(Attr, values)
 
 
+_EXT4, _XFS, _BTRFS, _TMPFS = 0xEF53, 0x58465342, 0x9123683E, 0x01021994
+_RAMFS, _F2FS, _BCACHEFS = 0x858458F6, 0xF2F52010, 0xCA451A4E
+#: What changes there this kernel has done, and tells of.
+_TELLING = frozenset({_EXT4, _XFS, _BTRFS, _TMPFS, _RAMFS, _F2FS, _BCACHEFS, _OVERLAYFS})
+#: Positions are hashes or numbers that stay an entry's; on tmpfs since Linux 6.6.
+_LASTING_POSITIONS = frozenset({_EXT4, _XFS, _BTRFS, _F2FS, _BCACHEFS})
+
+
+def watchable(ref: int) -> Watchable:
+    kind = _magic_number(ref)
+    if kind not in _TELLING:
+        why = f"its file system (type {kind:#x}) may change without this kernel being told"
+        return Watchable(why)
+    release = tuple(int(part) for part in re.findall(r"\d+", os.uname().release)[:2])
+    return Watchable(
+        lasting_positions=kind in _LASTING_POSITIONS or (kind == _TMPFS and release >= (6, 6)),
+    )
+
+
 # -- open files -------------------------------------------------------------------------
 
 
@@ -303,12 +323,12 @@ def syncfs(fd: int) -> None:
 
 #: linux/magic.h: file systems whose close(2) reports nothing that is not known already: ext2 to
 #: ext4, xfs, btrfs, tmpfs, ramfs, f2fs.  Those over a network do, and what is stacked on one.
-_SILENT_AT_CLOSE = frozenset({0xEF53, 0x58465342, 0x9123683E, 0x01021994, 0x858458F6, 0xF2F52010})
+_SILENT_AT_CLOSE = frozenset({_EXT4, _XFS, _BTRFS, _TMPFS, _RAMFS, _F2FS})
 
 
 def notes_mapped_writes(ref: int) -> bool:
     """Tell whether writing to a mapping of a file there moves its times: not on tmpfs and ramfs."""
-    return _magic_number(ref) not in (0x01021994, 0x858458F6)
+    return _magic_number(ref) not in (_TMPFS, _RAMFS)
 
 
 def close_reports(ref: int) -> bool:

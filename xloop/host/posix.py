@@ -38,7 +38,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from xloop.host.base import Descriptor
+from xloop.host.base import Descriptor, Watchable
 from xloop.types import NOW, Attr, Caller, DirEntry, LockRange, StatFs, TimeOrNow
 
 assert not TYPE_CHECKING or sys.platform != "win32"
@@ -270,14 +270,16 @@ class PosixHost:
             *(st.st_ino, st.st_size, st.st_blocks),
             *(atime[0], mtime[0], ctime[0], atime[1], mtime[1], ctime[1]),
             *(st.st_mode, st.st_nlink, st.st_uid, st.st_gid, st.st_rdev, st.st_blksize, st.st_dev),
-            btime[0],
-            btime[1],
+            *(btime[0], btime[1]),
             born is not None,
             getattr(st, "st_flags", 0),
         )
 
     def stack_depth(self, ref: int) -> int:
         return 0  # matters to passthrough, which is Linux's
+
+    def watchable(self, ref: int) -> Watchable:
+        return Watchable("what others change is heard of on Linux only")
 
     # -- open files ---------------------------------------------------------------------
 

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, NoReturn
 from xloop.host import windows_abi as abi
 from xloop.host import windows_api as api
 from xloop.host import windows_dirs, windows_refs
-from xloop.host.base import Descriptor
+from xloop.host.base import Descriptor, Watchable
 from xloop.host.windows_links import parse_link, symlink_data
 from xloop.host.windows_names import encode
 from xloop.types import NOW, Attr, Caller, LockRange, StatFs, TimeOrNow
@@ -87,6 +87,10 @@ def is_case_sensitive(ref: int) -> bool:
 
 def stack_depth(ref: int) -> int:
     return 0
+
+
+def watchable(ref: int) -> Watchable:
+    return Watchable("what others change is heard of on Linux only")
 
 
 # -- open files -------------------------------------------------------------------------

@@ -42,6 +42,10 @@ class _Derived(NamedTuple):
 _DERIVED = {
     Op.STATX: _Derived((Op.GETATTR,), Operations.statx),
     Op.BATCH_FORGET: _Derived((Op.FORGET,), Operations.batch_forget),
+    # What changes in the wrapped file system is what changes here as long as names and attributes are its own.
+    Op.WATCH: _Derived(
+        (Op.LOOKUP, Op.READDIR, Op.READDIRPLUS, Op.GETATTR, Op.STATX), Operations.watch
+    ),
     Op.READDIRPLUS: _Derived((Op.READDIR, Op.LOOKUP), _readdirplus),
 }
 

@@ -12,10 +12,11 @@ import os
 import stat
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TypeVar
 
+from xloop.changes import Watch
 from xloop.handles import HandleTable
 from xloop.host import Descriptor, host
 from xloop.loopback.streams import DirStream
@@ -101,6 +102,7 @@ class LoopbackBase(Operations):
         self._impersonates = host.may_act_as_others()
         self._ended = threading.Event()
         self._sweeper: threading.Thread | None = None
+        self._watch: Watch | None = None
         # Guards the maps of files and of listings; never held during a system call that may wait.
         self._files_lock = threading.Lock()
         #: The open files of each node, by its number.
@@ -121,7 +123,22 @@ class LoopbackBase(Operations):
         self._sweeper = threading.Thread(target=self._sweep, name="xloop-sweep", daemon=True)
         self._sweeper.start()
 
+    def watch(self, own: Container[int]) -> Watch:
+        from xloop.watch import open_watch  # here: few mounts are watched
+
+        self._watch = open_watch(self.nodes, own, self._open_files)
+        return self._watch
+
+    def _open_files(self) -> list[tuple[Node, Descriptor]]:
+        """Return the files that are open, each with its node."""
+        return [
+            (file.node, file.fd) for file in self.handles.values() if isinstance(file, OpenFile)
+        ]
+
     def destroy(self) -> None:
+        if self._watch is not None:
+            self._watch.close()
+            self._watch = None
         self._ended.set()
         self.nodes.referenced.set()
         if self._sweeper is not None:

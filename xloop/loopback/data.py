@@ -46,6 +46,8 @@ class Data(Locks):
         self.nodes.pin(node, fd)
         with self._files_lock:
             self._files.setdefault(node.ino, []).append(fd)
+        if self._watch is not None:
+            self._watch.opened()
         no_flush = not self._locking and not self._reports(node.dev, fd)
         return Opened(self.handles.add(OpenFile(node, fd, flags)), fd=fd, no_flush=no_flush)
 

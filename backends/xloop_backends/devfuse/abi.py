@@ -98,6 +98,7 @@ class Init(IntFlag):
     ABORT_ERROR = 1 << 21
     MAX_PAGES = 1 << 22
     CACHE_SYMLINKS = 1 << 23
+    NO_OPENDIR_SUPPORT = 1 << 24
     EXPLICIT_INVAL_DATA = 1 << 25
     HANDLE_KILLPRIV_V2 = 1 << 28
     SETXATTR_EXT = 1 << 29
@@ -142,6 +143,8 @@ LK_REPLY = Struct("=IiQQQII")
 # A message of our own begins like a reply, with its code in place of the error and unique 0:
 # ino off len
 NOTIFY_INVAL_INODE = Struct("=IiQQqq")
+# parent namelen flags, then the name and a NUL
+NOTIFY_INVAL_ENTRY = Struct("=IiQQII")
 # blocks bfree bavail files ffree bsize namelen frsize padding spare[6]
 STATFS_REPLY = Struct("=IiQQQQQQIII28x")
 # attr_valid attr_valid_nsec flags spare[2], then struct fuse_statx: mask blksize attributes nlink
@@ -265,6 +268,8 @@ FSYNC_FDATASYNC: Final = 1 << 0
 SETXATTR_ACL_KILL_SGID: Final = 1 << 0
 IOCTL_UNRESTRICTED: Final = 1 << 1
 NOTIFY_INVAL_INODE_CODE: Final = 2
+NOTIFY_INVAL_ENTRY_CODE: Final = 3
+EXPIRE_ONLY: Final = 1 << 0
 
 # ioctls of /dev/fuse
 DEV_IOC_CLONE: Final = 0x8004E500  # _IOR(229, 0, uint32_t)

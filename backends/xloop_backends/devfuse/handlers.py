@@ -43,7 +43,6 @@ __all__ = ["Handler", "Handlers"]
 #: (descriptor that the request came in by, unique, nodeid, caller, body of the request)
 Handler = Callable[[int, int, Ino, Caller, memoryview], None]
 
-_ENTRY_REPLY = abi.ENTRY_REPLY
 _OPEN_REPLY = abi.OPEN_REPLY
 _CREATE_REPLY = abi.CREATE_REPLY
 #: By the length of a name: packs an entry of a listing, without attributes and with.
@@ -87,20 +86,20 @@ class Handlers(Replies):
     # -- nodes --------------------------------------------------------------------------
 
     def lookup(self, fd: int, unique: int, nodeid: Ino, caller: Caller, body: memoryview) -> None:
+        name = bytes(body[:-1])
         try:
-            entry = self.ops.lookup(caller, nodeid, bytes(body[:-1]))
+            entry = self.ops.lookup(caller, nodeid, name)
         except FileNotFoundError:
-            if not self._negative:
+            if not self._missing(fd, unique, nodeid, name):
                 raise
-            seconds, nsec = self._negative_timeout
-            self._send(
-                fd,
-                _ENTRY_REPLY.pack(
-                    _ENTRY_REPLY.size, 0, unique, 0, 0, seconds, 0, nsec, 0, *(0,) * 16
-                ),
-            )
         else:
             self._entry(fd, unique, entry)
+
+    def _missing(self, fd: int, unique: int, directory: Ino, name: bytes) -> bool:
+        """Reply that *name* is not there, where that may be believed; else return False."""
+        if self._negative:
+            self._no_entry(fd, unique, *self._negative_timeout)
+        return self._negative
 
     def forget(self, fd: int, unique: int, nodeid: Ino, caller: Caller, body: memoryview) -> None:
         self._forgotten(nodeid)
@@ -131,7 +130,7 @@ class Handlers(Replies):
         flags, fh, _sx_flags, _sx_mask = abi.STATX_IN.unpack_from(body)
         handle = HandleId(fh) if flags & abi.GETATTR_FH else None
         attr = self.ops.statx(caller, nodeid, handle)
-        seconds, nsec = (0, 0) if nodeid in self._written else self._attr_timeout
+        seconds, nsec = self._attr_life(nodeid, attr)
         mask = abi.STATX_BASIC_STATS | (abi.STATX_BTIME if attr.has_btime else 0)
         self._send(
             fd,
@@ -421,13 +420,19 @@ class Handlers(Replies):
     def opendir(self, fd: int, unique: int, nodeid: Ino, caller: Caller, body: memoryview) -> None:
         flags, _open_flags = abi.OPEN_IN.unpack_from(body)
         opened = self.ops.opendir(caller, nodeid, flags)
-        answer = abi.FOPEN_CACHE_DIR if opened.cache_dir else 0
+        answer = self._listing_flags(nodeid)
+        if opened.cache_dir:
+            answer |= abi.FOPEN_CACHE_DIR
         if opened.keep_cache:
             answer |= abi.FOPEN_KEEP_CACHE
         if not self._send(
             fd, _OPEN_REPLY.pack(_OPEN_REPLY.size, 0, unique, opened.handle, answer, 0)
         ):
             self.ops.releasedir(nodeid, opened.handle)
+
+    def _listing_flags(self, directory: Ino) -> int:
+        """Return the FOPEN flags by which the kernel may keep the listing of *directory*."""
+        return 0
 
     def readdir(self, fd: int, unique: int, nodeid: Ino, caller: Caller, body: memoryview) -> None:
         fh, offset, size, _flags, _owner, _file_flags = abi.READ_IN.unpack_from(body)

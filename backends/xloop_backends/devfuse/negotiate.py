@@ -119,6 +119,8 @@ def negotiate(
         asked[Init.SECURITY_CTX] = "new files are labelled as the security module says"
     else:
         refused[Init.SECURITY_CTX] = "no security module that labels files"
+    if options.cache in ("coherent", "auto"):
+        asked[Init.NO_OPENDIR_SUPPORT] = "listings that are known are not asked for"
     if options.passthrough is False:
         refused[Init.PASSTHROUGH] = "switched off by option"
     elif not privileged:

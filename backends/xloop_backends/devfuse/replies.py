@@ -110,6 +110,17 @@ class Replies:
         ):
             self.ops.forget(ino, 1)
 
+    def _attr_life(self, ino: Ino, attr: Attr) -> tuple[int, int]:
+        """Return for how long *attr* of *ino* may be believed."""
+        return (0, 0) if ino in self._written else self._attr_timeout
+
+    def _no_entry(self, fd: int, unique: int, seconds: int, nsec: int) -> None:
+        """Say that a name is not there, which may be believed for some time."""
+        self._send(
+            fd,
+            _ENTRY_REPLY.pack(_ENTRY_REPLY.size, 0, unique, 0, 0, seconds, 0, nsec, 0, *(0,) * 16),
+        )
+
     def _attr(self, fd: int, unique: int, ino: Ino, attr: Attr) -> None:
-        seconds, nsec = (0, 0) if ino in self._written else self._attr_timeout
+        seconds, nsec = self._attr_life(ino, attr)
         self._send(fd, _ATTR_REPLY.pack(_ATTR_REPLY.size, 0, unique, seconds, nsec, *attr[:15], 0))

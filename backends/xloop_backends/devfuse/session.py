@@ -24,8 +24,10 @@ import threading
 import time
 from collections.abc import Callable
 from itertools import chain
+from typing import TYPE_CHECKING
 
 from xloop import mounts
+from xloop.changes import Watch
 from xloop.errors import MountError, UnmountError, errno_of
 from xloop.host import Descriptor, host
 from xloop.latency import EVERY, Latencies
@@ -41,6 +43,9 @@ from .negotiate import MAX_WRITE, Terms, negotiate
 from .passthrough import Passthrough
 from .placement import Placement
 from .waits import WAKE, Waits
+
+if TYPE_CHECKING:
+    from .coherence import Coherence
 
 __all__ = ["DevFuseSession"]
 
@@ -101,6 +106,9 @@ class DevFuseSession:
         self._terms: Terms | None = None
         self._passthrough: Passthrough | None = None
         self._handlers: Handlers | None = None
+        self._coherence: Coherence | None = None
+        #: Why the source is not watched, though that was wanted.
+        self._unwatched = ""
         self._waits = Waits(self._reply_to_wait)
         self._failure: BaseException | None = None
         self._table: list[Handler | None] = []
@@ -122,12 +130,16 @@ class DevFuseSession:
             self._ops.believed = min(self._options.entry_timeout, self._options.attr_timeout)
             self._ops.init(kernel_checks=self._kernel_checks)
             try:
+                self._begin_to_watch()
+                self._make_handlers()
                 if ready is not None:
                     ready()
                 self._crew.run()
             finally:
                 self._waits.close()
                 self._ops.destroy()
+                if self._coherence is not None:
+                    self._coherence.close()
         finally:
             if self._passthrough is not None:
                 self._passthrough.close()
@@ -175,17 +187,66 @@ class DevFuseSession:
         self._terms = terms
         if terms.has(Init.PASSTHROUGH):
             self._passthrough = Passthrough(self._connection)
-        self._handlers = Handlers(
+
+    def _make_handlers(self) -> None:
+        assert self._terms is not None
+        coherence = self._coherence
+        common = (
             self._ops,
             self._options,
-            terms,
+            self._terms,
             self._passthrough,
             self._waits.start,
             self._connection,
         )
+        if coherence is None:
+            self._handlers = Handlers(*common)
+        else:
+            from .coherent import CoherentHandlers  # here: few mounts are watched
+
+            stateless = self._lists_without_opening(coherence.watch, self._terms)
+            self._handlers = CoherentHandlers(*common, coherence=coherence, stateless=stateless)
         self._table = self._handlers.table()
         self._table[Opcode.INTERRUPT] = self._interrupt
         self._table[Opcode.INIT] = None
+
+    def _lists_without_opening(self, watch: Watch, terms: Terms) -> bool:
+        """Whether opening a directory decides nothing: see :mod:`.coherent`."""
+        return (
+            (self._kernel_checks or self._is_roots_alone())
+            and watch.lasting_positions
+            and terms.has(Init.NO_OPENDIR_SUPPORT)
+        )
+
+    def _is_roots_alone(self) -> bool:
+        options = self._options
+        return os.geteuid() == 0 and not (options.allow_other or options.allow_root)
+
+    def _begin_to_watch(self) -> None:
+        """Watch the source, where that is wanted.  MountError: it is wanted, and not to be had."""
+        if self._options.cache not in ("coherent", "auto"):
+            return
+        try:
+            watch = self._ops.watch(self._tids)
+        except OSError as exc:
+            self._unwatched = exc.strerror or str(exc)
+            if self._options.cache == "auto":
+                return
+            raise MountError(
+                f"cache=coherent is not to be had: {self._unwatched}",
+                "use cache=auto, which takes the timeouts then, or cache=timeout",
+            ) from exc
+        from .coherence import Coherence  # here: few mounts are watched
+
+        written = () if self._passthrough is None else self._passthrough.written
+        self._coherence = Coherence(
+            watch,
+            self._connection,
+            written,
+            self._fail,
+            source_checks=not self._kernel_checks and not self._is_roots_alone(),
+        )
+        self._coherence.start()
 
     def unmount(self, *, lazy: bool = False) -> None:
         if self._elsewhere:
@@ -225,6 +286,10 @@ class DevFuseSession:
             "requests": {op.name: self.requests[op] for op in Opcode if self.requests[op]},
             "latencies": self._latencies.status(_name_of),
         }
+        if self._coherence is not None:
+            state["cache"] = self._coherence.status()
+        else:
+            state["cache"] = {"mode": "timeout", "not coherent": self._unwatched}
         if terms is not None:
             state.update(terms.status())
             if self._passthrough is not None:
@@ -254,19 +319,22 @@ class DevFuseSession:
             self._loop(fd, member)
         except BaseException as exc:  # noqa: BLE001
             # A thread that dies leaves its clients waiting for ever: end the whole mount instead.
-            _log.critical("a serving thread failed", exc_info=exc)
-            self._failure = self._failure or exc
-            try:
-                if self._elsewhere:
-                    self.abort()
-                else:
-                    self.unmount(lazy=True)
-            except (OSError, UnmountError) as problem:
-                _log.critical("%s", problem)
+            self._fail(exc)
         finally:
             with self._lock:
                 self._tids.discard(tid)
                 self._descriptors.pop(threading.get_ident(), None)
+
+    def _fail(self, exc: BaseException) -> None:
+        _log.critical("a thread failed that the mount depends on", exc_info=exc)
+        self._failure = self._failure or exc
+        try:
+            if self._elsewhere:
+                self.abort()
+            else:
+                self.unmount(lazy=True)
+        except (OSError, UnmountError) as problem:
+            _log.critical("%s", problem)
 
     def _loop(self, fd: Descriptor, member: Member) -> None:
         buffer = bytearray(MAX_WRITE + abi.HEADER_ROOM)

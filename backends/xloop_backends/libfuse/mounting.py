@@ -95,6 +95,12 @@ def check_options(name: str, options: MountOptions) -> None:
             f"{name} cannot honour auto_unmount: on {system()} nobody has tried it yet",
             "leave out auto_unmount",
         )
+    if options.cache == "coherent":
+        raise OptionError(
+            f"{name} cannot honour cache=coherent: libfuse's path-based interface cannot tell the kernel"
+            " that a name has appeared",
+            "leave out cache, or use the backend devfuse",
+        )
     if options.passthrough is True:
         raise OptionError(
             f"{name} cannot honour passthrough: libfuse's path-based interface has no such thing",

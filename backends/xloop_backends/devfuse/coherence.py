@@ -1,0 +1,412 @@
+# SPDX-License-Identifier: MIT
+"""Caches of the kernel that live until something changes: who tells the kernel, and how.
+
+Owns the way from a change on the source to the kernel's word that it has dropped what it knew of it,
+and for how long it may believe things meanwhile.  Does not own how changes are heard of
+(:mod:`xloop.watch`) nor the replies (:mod:`.coherent`).
+
+**What is believed for long** is what was read before any change that was not told yet: see
+:mod:`xloop.watch.base`.  What is left are the moments between our reply and the end of the
+client's system call.  The kernel's own rules decide them (fs/fuse/dir.c, inode.c):
+
+* *Attributes.*  A reply to LOOKUP, READDIRPLUS, GETATTR or STATX is dropped if the inode was invalidated after the
+  request was made (fuse_inode.attr_version).  If the kernel does not know the inode yet, there is nothing to
+  invalidate, and the kernel says ENOENT: then a reply that makes it known may be on its way.  Such a
+  reply is taken under the lock of the directory, and expiring the name there waits for this lock; so the
+  name is expired first, and then the inode once more.  All other replies are taken whatever was invalidated
+  meanwhile, and their attributes believed for attr_timeout only.  Those to CREATE, MKDIR and so on
+  make an inode known, and so it is as above.  SETATTR and LINK hold the lock of the inode: where one was
+  answered lately, a name "in" the inode is expired, which waits for this lock even where
+  the inode is no directory (ENOTDIR comes after it), and then the inode once more.
+* *Names.*  Everything but the revalidation of a name that is known runs under the lock of the directory, which
+  FUSE_NOTIFY_INVAL_ENTRY takes too: it comes after whatever was under way.  A revalidation may set a
+  long life after we expired the name.  So a name that does not lead any more to what it was last told to
+  lead to is not expired but dropped: the entry that gets the long life then is found by nobody.
+* *Listings* carry the value of a counter that moves with each name that is invalidated in their directory, if
+  the kernel knows the name; a name that has just appeared it does not know.  (Their time of modification tells
+  less: it may be set back.)  So any name that it was told there is expired instead, and where it knows none any
+  more, the pages are dropped.  That alone would not do: of a listing that is being taken, the kernel would never
+  keep the rest.
+
+**Never from a thread that serves.**  Invalidating a name waits for the lock of its directory, and dropping pages
+for those that are being read; whoever has them waits for us.  So threads of their own tell the kernel,
+holding no lock of ours, and the ones that serve go on.  One that waits is relieved by another: a client
+that never lets go of a directory (its buffer may be on a file system of its own) holds up what
+concerns that directory, and nothing else.
+
+A name is expired rather than dropped where it leads to the same thing as before: dropping the entry of a
+directory would unmount what is mounted below, and leave processes there without a path.  For the same reason
+there is neither FUSE_NOTIFY_INC_EPOCH nor FUSE_NOTIFY_DELETE: the first drops everything, the second tells
+nothing that expiring and invalidating do not.
+
+**When changes went unheard**, everything that may be believed is invalidated: all known nodes, and the names that
+their nodes do not tell (:class:`_OtherNames`).
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import threading
+from collections.abc import Callable, Container
+from time import monotonic
+
+from xloop.changes import (
+    ATTRIB,
+    CLOSE_WRITE,
+    IGNORED,
+    ISDIR,
+    MODIFY,
+    MOVED_FROM,
+    MOVED_TO,
+    OF_NAMES,
+    OVERFLOW,
+    Change,
+    Watch,
+)
+from xloop.types import ROOT_INO, Ino
+
+from . import abi
+
+__all__ = ["LONG", "Coherence"]
+
+_log = logging.getLogger("xloop.devfuse")
+
+#: Seconds for which something is believed that is watched: what no event tells (times of access)
+#: is right again after that.
+LONG = 3600
+
+#: Threads that tell the kernel, and how many may be stuck at most.
+_MOST = 32
+#: Seconds without anything to tell after which all but one of them end.
+_REST = 10.0
+
+#: Seconds within which a reply that went out is taken by who waits for it.
+_TAKEN = 10.0
+#: Inodes that were answered lately, after which those are looked for that were not.
+_ANSWERED = 4096
+
+#: No program makes such a name; invalidating it waits for the directory's lock, and that is all.
+_NOBODY = b"\xff.xloop: nobody\xff"
+
+
+class _OtherNames:
+    """Names that are believed and that no node tells: those that are not there, and further ones of files.
+
+    At most *most*; beyond that the oldest are invalidated.
+    """
+
+    def __init__(self, most: int = 1 << 16) -> None:
+        self._most = most
+        self._names: dict[tuple[Ino, bytes], None] = {}
+
+    def add(self, directory: Ino, name: bytes) -> None:
+        self._names[directory, name] = None
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+    @property
+    def too_many(self) -> bool:
+        return len(self._names) > self._most
+
+    def pop(self, part: int) -> list[tuple[Ino, bytes]]:
+        """Take out the oldest, one of *part*; 1: all."""
+        count = len(self._names) // part
+        # list() of a dictionary is one step of the interpreter: others may add meanwhile.
+        oldest = list(self._names)[:count]
+        for key in oldest:
+            self._names.pop(key, None)
+        return oldest
+
+
+class _Pending:
+    """What is to be told to the kernel."""
+
+    __slots__ = ("directories", "everything", "inodes", "listings", "names", "stale")
+
+    def __init__(self) -> None:
+        #: Inodes, and whether their data changed too.
+        self.inodes: dict[Ino, bool] = {}
+        self.names: dict[tuple[Ino, bytes], None] = {}
+        #: Those in which names changed.
+        self.directories: dict[Ino, None] = {}
+        #: Those whose listing is not to be kept.
+        self.listings: dict[Ino, None] = {}
+        #: Those in which no name is to be believed.
+        self.stale: set[Ino] = set()
+        self.everything = False
+
+    def __bool__(self) -> bool:
+        return bool(self.inodes or self.names or self.listings or self.stale or self.everything)
+
+
+class Coherence:
+    """The caches of one connection, and the watch that they live by."""
+
+    def __init__(
+        self,
+        watch: Watch,
+        connection: int,
+        passed_through: Container[Ino],
+        fail: Callable[[BaseException], None],
+        *,
+        source_checks: bool,
+    ) -> None:
+        """*passed_through*: files whose attributes are never believed, and whose data is not cached.
+
+        *fail*: called when the kernel cannot be told any more, and so is wrong.
+        *source_checks*: who may search a directory is decided when a name is looked up in it.
+        """
+        self.watch = watch
+        self._connection = connection
+        self._passed_through = passed_through
+        self._fail = fail
+        self._source_checks = source_checks
+        #: Directories, and something that was told of each.
+        self.children: dict[Ino, Ino] = {}
+        self.others = _OtherNames()
+        #: Seconds for which a reply is believed that does not depend on the watch.
+        self.believed = 0.0
+        #: Inodes, and when SETATTR or LINK was last answered.
+        self._answered: dict[Ino, float] = {}
+        self._lock = threading.Lock()
+        self._ready = threading.Condition(self._lock)
+        self._pending = _Pending()
+        self._threads: set[threading.Thread] = set()
+        self._idle = 0
+        self._ended = False
+        self._dropping = False
+        self._told = 0
+        self._dropped = 0
+        self._drop_took = 0.0
+        #: How often the kernel has asked for the attributes of the root.
+        self.asked_for_root = 0
+        watch.listen(self._hear)
+        watch.on_other_name(self.others.add)
+
+    def start(self) -> None:
+        with self._lock:
+            self._begin()
+        self.watch.start()
+
+    def close(self) -> None:
+        """The connection is over: nobody waits for anything any more."""
+        with self._lock:
+            self._ended = True
+            self._ready.notify_all()
+            threads = list(self._threads)
+        for thread in threads:
+            thread.join(5)
+
+    def status(self) -> dict[str, object]:
+        return {
+            "mode": "coherent",
+            **self.watch.status(),
+            "told": self._told,
+            "everything dropped": self._dropped,
+            "seconds the last time": self._drop_took,
+            "other names": len(self.others),
+            "tellers": len(self._threads),
+        }
+
+    # -- what is heard ------------------------------------------------------------------
+
+    def _hear(self, changes: list[Change]) -> None:
+        with self._lock:
+            pending = self._pending
+            inodes = pending.inodes
+            for kind, directory, name, target, _, _ in changes:
+                if kind & OVERFLOW:
+                    pending.everything = True
+                    continue
+                if kind & IGNORED and directory is not None:
+                    pending.stale.add(directory)
+                if kind & ATTRIB and kind & ISDIR and target is not None and self._source_checks:
+                    pending.stale.add(target)
+                if target is not None:
+                    data = kind & (MODIFY | CLOSE_WRITE) != 0
+                    if kind & ISDIR and kind & (MOVED_FROM | MOVED_TO):
+                        data = True  # its listing has "..", which is another directory now
+                    if not data or kind & OF_NAMES or target not in self._passed_through:
+                        inodes[target] = data or inodes.get(target, False)
+                if directory is not None and kind & OF_NAMES:
+                    pending.names[directory, name] = None
+                    pending.directories[directory] = None
+            self._rouse()
+
+    def listing_is_not_kept(self, directory: Ino) -> None:
+        """Have the kernel drop the listing of *directory* that it is being given."""
+        with self._lock:
+            self._pending.listings[directory] = None
+            self._rouse()
+
+    def answers_unversioned(self, ino: Ino) -> None:
+        """A reply with attributes of *ino* is about to go out that the kernel takes in any case."""
+        answered = self._answered
+        answered[ino] = now = monotonic()
+        if len(answered) > _ANSWERED:
+            for other, when in list(answered.items()):
+                if now - when > self.believed + _TAKEN:
+                    answered.pop(other, None)
+
+    def is_missing(self, directory: Ino, name: bytes) -> None:
+        """*name* is about to be told not to be there, for long."""
+        self.others.add(directory, name)
+        if self.others.too_many:
+            with self._lock:
+                for key in self.others.pop(4):
+                    self._pending.names[key] = None
+                self._rouse()
+
+    # -- the threads that tell ----------------------------------------------------------
+
+    def _rouse(self) -> None:
+        """Have somebody tell what is pending.  With the lock held."""
+        if not self._pending:
+            return
+        if self._idle:
+            self._ready.notify()
+        elif len(self._threads) < _MOST:
+            self._begin()
+
+    def _begin(self) -> None:
+        thread = threading.Thread(target=self._tell_on, name="xloop-tell", daemon=True)
+        self._threads.add(thread)
+        thread.start()
+
+    def _tell_on(self) -> None:
+        me = threading.current_thread()
+        while True:
+            with self._lock:
+                while not self._pending and not self._ended:
+                    self._idle += 1
+                    called = self._ready.wait(_REST)
+                    self._idle -= 1
+                    if not called and not self._pending and len(self._threads) > 1:
+                        self._threads.discard(me)
+                        return
+                if self._ended:
+                    self._threads.discard(me)
+                    return
+                pending, self._pending = self._pending, _Pending()
+                drop = pending.everything and not self._dropping
+                if pending.everything and not drop:
+                    self._pending.everything = True  # whoever is at it begins again
+                self._dropping = self._dropping or drop
+            try:
+                self._tell(pending)
+                if drop:
+                    self._drop_everything()
+            except Exception as exc:  # noqa: BLE001  # what is not told is wrong for long: the mount ends
+                self._fail(exc)
+            finally:
+                if drop:
+                    with self._lock:
+                        self._dropping = False
+                        self._rouse()
+
+    def _tell(self, pending: _Pending) -> None:
+        unknown: list[Ino] = []
+        # What waits for nothing comes first.
+        for ino in pending.inodes:
+            if not self._invalidate(ino, -1):
+                unknown.append(ino)
+        for ino in pending.directories:
+            self._invalidate(ino, -1)
+        relisted = {
+            directory for directory, name in pending.names if self._invalidate_name(directory, name)
+        }
+        for ino in pending.directories:
+            if ino not in relisted and not self._expire_something(ino):
+                self._invalidate(ino, 0)
+        for ino, data in pending.inodes.items():
+            if data:
+                self._invalidate(ino, 0)
+        for ino in unknown:
+            self._await_reply(ino)
+            self._invalidate(ino, 0 if pending.inodes[ino] else -1)
+        for ino in self._answered.keys() & (pending.inodes.keys() | pending.directories.keys()):
+            if monotonic() - self._answered.get(ino, 0.0) <= self.believed + _TAKEN:
+                self._expire(ino, _NOBODY)
+                self._invalidate(ino, 0 if pending.inodes.get(ino) else -1)
+        for ino in pending.listings:
+            self._expire(ino, _NOBODY)
+            self._invalidate(ino, 0)
+        if pending.stale:
+            self._drop(lambda directory, ino: directory in pending.stale)
+
+    def _await_reply(self, ino: Ino) -> None:
+        """Wait until a reply that makes *ino* known is taken, if one is on its way."""
+        known = self.watch.name_of(ino)
+        if known is not None:
+            self._expire(*known)
+
+    def _drop_everything(self) -> None:
+        begun = monotonic()
+        self._dropped += 1
+        self._drop(lambda directory, ino: True)
+        self._drop_took = monotonic() - begun
+        _log.info("changes went unheard: all that was known is asked for anew")
+
+    def _drop(self, concerns: Callable[[Ino | None, Ino], bool]) -> None:
+        for directory, name in self.others.pop(1):
+            if concerns(directory, Ino(0)):
+                self._invalidate_name(directory, name)
+            else:
+                self.others.add(directory, name)
+        for ino, parent, name in self.watch.known():
+            if concerns(parent, ino) or concerns(ino, ino):
+                if parent is not None:
+                    self._invalidate_name(parent, name)
+                self._invalidate(ino, 0)
+
+    # -- the kernel ---------------------------------------------------------------------
+
+    def _invalidate(self, ino: Ino, offset: int) -> bool:
+        """Have attributes dropped, and from *offset* on the data, unless it is negative.
+
+        False: the kernel does not know the inode.
+        """
+        if ino == ROOT_INO and self.asked_for_root < 2:
+            # Until it takes the first reply, the kernel believes that nobody may enter the root; and if
+            # that reply is void, it goes by this.  It has taken it when it asks again.
+            return True
+        return self._notify(
+            abi.NOTIFY_INVAL_INODE.pack(
+                abi.NOTIFY_INVAL_INODE.size, abi.NOTIFY_INVAL_INODE_CODE, 0, ino, offset, 0
+            )
+        )
+
+    def _invalidate_name(self, directory: Ino, name: bytes) -> bool:
+        is_told = self.watch.is_told(directory, name)
+        return self._entry(directory, name, abi.EXPIRE_ONLY if is_told else 0)
+
+    def _expire(self, directory: Ino, name: bytes) -> bool:
+        return self._entry(directory, name, abi.EXPIRE_ONLY)
+
+    def _expire_something(self, directory: Ino) -> bool:
+        """Expire any name in *directory* that the kernel knows."""
+        child = self.children.get(directory)
+        known = None if child is None else self.watch.name_of(child)
+        return known is not None and known[0] == directory and self._expire(*known)
+
+    def _entry(self, directory: Ino, name: bytes, flags: int) -> bool:
+        """Invalidate a name.  False: the kernel does not know it."""
+        size = abi.NOTIFY_INVAL_ENTRY.size + len(name) + 1
+        head = abi.NOTIFY_INVAL_ENTRY.pack(
+            size, abi.NOTIFY_INVAL_ENTRY_CODE, 0, directory, len(name), flags
+        )
+        return self._notify(head + name + b"\0")
+
+    def _notify(self, message: bytes) -> bool:
+        self._told += 1
+        try:
+            os.write(self._connection, message)
+        except OSError as exc:
+            # ENOENT: not known, or not any more.  ENOTDIR: its number belongs to something else now.
+            if exc.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENODEV, errno.ENOTCONN):
+                return False
+            raise
+        return True

@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: MIT
+"""Watching whole file systems by one mark each: fanotify(7), for root.
+
+Owns reading the events and finding the nodes that they are about.  Does not own what follows.
+
+An event names a directory and a target by file handles.  Each kind of file system that is watched here puts the
+inode number into them, so a node is found by device and inode number, and nothing has to be
+kept or asked for each node.  That a number may belong to something else by now does no harm: what
+is told too much is only read anew.  What a handle looks like is checked against the root's before
+anything is believed, and against one object of each further device.
+
+Changes by this process's own serving threads are left out, and by these only: the rest of the program may
+change the source as anybody else does.  Writes to a file that the kernel passes through come
+from the client's own thread, and are told.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from collections.abc import Container
+
+from xloop.changes import (
+    ATTRIB,
+    CLOSE_WRITE,
+    CREATE,
+    DELETE,
+    ISDIR,
+    MODIFY,
+    MOVED_FROM,
+    MOVED_TO,
+    OVERFLOW,
+    Change,
+)
+from xloop.host import host, linux_watch
+from xloop.host.base import Watchable
+from xloop.host.linux_watch import FAN_RENAME, INFO, METADATA
+from xloop.nodes import NodeTable
+from xloop.types import Attr, Ino
+
+from .base import OpenFiles, SourceWatch
+
+__all__ = ["FanotifyWatch"]
+
+_KINDS = MODIFY | ATTRIB | CLOSE_WRITE | CREATE | DELETE | ISDIR
+_BUFFER = 256 * 1024
+#: At most so many buffers in one batch: listeners want to hear of the first ones too.
+_BUFFERS = 16
+
+_GENERIC, _BTRFS, _XFS_64 = 0x1, 0x4D, 0x81
+_U32 = struct.Struct("=I")
+_U64 = struct.Struct("=Q")
+#: tmpfs: generation, low and high half of the inode number.
+_TMPFS = struct.Struct("=III")
+#: btrfs: number in its subvolume, number of the subvolume.
+_IN_SUBVOLUME = struct.Struct("=QQ")
+
+
+def _number(kind: int, handle: bytes) -> tuple[int, int] | None:
+    """Return the inode number in a handle and the subvolume's, 0 where there are none."""
+    if kind == _GENERIC:
+        if len(handle) == 8:  # ext4, xfs, f2fs: number and generation
+            return _U32.unpack_from(handle)[0], 0
+        if len(handle) == 12:
+            _generation, low, high = _TMPFS.unpack(handle)
+            return low | high << 32, 0
+    elif kind == _XFS_64:
+        return _U64.unpack_from(handle)[0], 0
+    elif kind == _BTRFS:
+        number, subvolume = _IN_SUBVOLUME.unpack_from(handle)
+        return number, subvolume
+    return None
+
+
+class FanotifyWatch(SourceWatch):
+    how = "fanotify"
+
+    def __init__(
+        self, nodes: NodeTable, watchable: Watchable, own: Container[int], open_files: OpenFiles
+    ) -> None:
+        super().__init__(nodes, watchable, linux_watch.fanotify(), open_files)
+        self._own = own
+        #: (identity of a file system in events, subvolume) -> device.
+        self._spaces: dict[tuple[bytes, int], int] = {}
+        #: Device -> number of the batch since which it is watched; None: it is not.
+        self._devices: dict[int, int | None] = {}
+        self._refused: dict[int, str] = {}
+        #: btrfs: identity of the file system without its subvolume -> the one in events.
+        self._btrfs: dict[tuple[int, int], bytes] = {}
+        self._watch_device(nodes.root_dev, nodes.ref(nodes.root))
+
+    def _watch_device(self, dev: int, ref: int) -> None:
+        """Watch the file system of *ref*, which is on *dev*.  OSError: it cannot be."""
+        handle = linux_watch.file_handle(ref)
+        found = _number(handle.kind, handle.data)
+        if found is None or found[0] != host.statx(ref).ino:
+            raise OSError(errno.EOPNOTSUPP, "its file handles do not tell inode numbers")
+        fsid = linux_watch.file_system_id(ref)
+        low, high = fsid & 0xFFFFFFFF, fsid >> 32
+        identity = struct.pack("=II", low, high)
+        subvolume = found[1]
+        # A subvolume's f_fsid is the file system's, with its own number mixed in (btrfs_statfs).
+        whole = (low ^ subvolume >> 32, high ^ subvolume & 0xFFFFFFFF)
+        known = self._btrfs.get(whole) if subvolume else None
+        if known is None:
+            linux_watch.mark_file_system(self._source, ref, _KINDS | FAN_RENAME)
+            if subvolume:
+                self._btrfs[whole] = identity
+        else:
+            identity = known
+        self._spaces[identity, subvolume] = dev
+        self._moved()
+        self._devices[dev] = self._sequence
+
+    def _covers(self, dev: int, ino: Ino) -> bool:
+        try:
+            return self._devices[dev] is not None
+        except KeyError:
+            pass
+        try:
+            self._watch_device(dev, self._nodes.ref(self._nodes[ino]))
+        except OSError as exc:
+            self._devices[dev] = None
+            self._refused[dev] = exc.strerror or str(exc)
+            return False
+        return True
+
+    # -- what holds ---------------------------------------------------------------------
+
+    def names_hold(self, token: int, directory: Ino) -> bool:
+        node = self._nodes.get(directory)
+        return (
+            node is not None
+            and self._covers(node.dev, directory)
+            and token == self._sequence
+            and not self._lost
+        )
+
+    def attributes_hold(self, token: int, ino: Ino, attr: Attr) -> bool:
+        return self.names_hold(token, ino)
+
+    # -- events -------------------------------------------------------------------------
+
+    def _read(self) -> list[Change]:
+        changes: list[Change] = []
+        for _ in range(_BUFFERS):
+            try:
+                events = os.read(self._source, _BUFFER)
+            except BlockingIOError:
+                break
+            self._understand(events, changes)
+            if len(events) < _BUFFER // 2:
+                break
+        return changes
+
+    def _understand(self, events: bytes, changes: list[Change]) -> None:
+        own = self._own
+        at = 0
+        size = len(events)
+        moved = False
+        while at < size:
+            length, _version, header, mask, _fd, thread = METADATA.unpack_from(events, at)
+            begin, at = at + header, at + length
+            if mask & OVERFLOW:
+                changes.append(self._overflowed())
+                continue
+            if thread in own:
+                continue
+            if not moved:
+                moved = True
+                self._moved()
+            self._event(events, begin, at, mask, thread, changes)
+
+    def _event(
+        self, events: bytes, at: int, end: int, mask: int, thread: int, changes: list[Change]
+    ) -> None:
+        target: Ino | None = None
+        directory: Ino | None = None
+        name = b""
+        new_directory: Ino | None = None
+        new_name = b""
+        while at < end:
+            kind, length, fsid, size, handle_kind = INFO.unpack_from(events, at)
+            begin = at + INFO.size
+            node = self._node(fsid, handle_kind, events[begin : begin + size])
+            if kind == linux_watch.INFO_FID:
+                target = node
+            else:
+                text = events[begin + size : at + length].split(b"\0", 1)[0]
+                if kind == linux_watch.INFO_NEW_DFID_NAME:
+                    new_directory, new_name = node, text
+                else:
+                    directory, name = node, text
+            at += length
+        if name == b".":  # the directory itself
+            target, directory, name = directory, None, b""
+        if directory is None and target is None and new_directory is None:
+            return
+        if mask & FAN_RENAME:
+            cookie = next(self._cookies)
+            kind = mask & ISDIR
+            changes.append(Change(kind | MOVED_FROM, directory, name, target, cookie, thread))
+            changes.append(Change(kind | MOVED_TO, new_directory, new_name, target, cookie, thread))
+            mask &= ~FAN_RENAME
+            directory, name = new_directory, new_name
+            if not mask & ~ISDIR:
+                return
+        changes.append(Change(mask & _KINDS, directory, name, target, 0, thread))
+
+    def _node(self, fsid: bytes, kind: int, handle: bytes) -> Ino | None:
+        found = _number(kind, handle)
+        if found is None:
+            return None
+        number, subvolume = found
+        dev = self._spaces.get((fsid, subvolume))
+        if dev is None:
+            return None
+        node = self._nodes.at(dev, number)
+        return None if node is None else node.ino
+
+    def status(self) -> dict[str, object]:
+        return {
+            **super().status(),
+            "devices": len(self._devices) - len(self._refused),
+            "refused": list(self._refused.values()),
+        }
