@@ -49,7 +49,11 @@ The log, with
 .SH SIGNALS
 A server unmounts on SIGINT and SIGTERM; if the mount is busy it is detached,
 and served until its last user is gone or a second signal cuts it off.
+The log then says who uses it.
 SIGHUP has the log opened again, or, in the foreground, unmounts.
+SIGUSR1 writes to the log what
+.B xloop status
+prints.
 .SH SEE ALSO
 .BR mount (8),
 .BR umount (8),

@@ -208,9 +208,20 @@ def _field(name: str, text: str) -> bytes:
 
 
 def _syslog(path: str) -> logging.Handler:
+    from copy import copy
     from logging.handlers import SysLogHandler  # here: other logs need none of what it imports
 
-    handler = SysLogHandler(path, SysLogHandler.LOG_DAEMON)
+    class Syslog(SysLogHandler):
+        """Sends each line by itself: a syslog would write a line's end into the line, as #012."""
+
+        def emit(self, record: logging.LogRecord) -> None:
+            one = copy(record)
+            one.args = one.exc_info = one.exc_text = one.stack_info = None
+            head = _Formatter("%(message)s")
+            for one.msg in head.format(record).splitlines():
+                super().emit(one)
+
+    handler = Syslog(path, SysLogHandler.LOG_DAEMON)
     handler.append_nul = False  # each datagram is one message
     return handler
 

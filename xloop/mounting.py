@@ -263,13 +263,14 @@ class Spawned:
         it, and all the rest, by a pipe; else *pickled* is for the caller to send.
         """
         if process.CAN_FORK:
-            self._process = subprocess.Popen(
-                [process.interpreter(), "-P", "-c", _BOOT, str(line.fileno()), mountpoint],
-                stdin=subprocess.DEVNULL,
-                pass_fds=[line.fileno()],
-                # Ctrl-C at the terminal is for this program, which unmounts in its own time.
-                start_new_session=True,
-            )
+            with process.blocked(process.STATUS):  # the server listens to it as soon as it can
+                self._process = subprocess.Popen(
+                    [process.interpreter(), "-P", "-c", _BOOT, str(line.fileno()), mountpoint],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=[line.fileno()],
+                    # Ctrl-C at the terminal is for this program, which unmounts in its own time.
+                    start_new_session=True,
+                )
         else:
             self._process = subprocess.Popen(
                 [process.interpreter(), "-P", "-c", _BOOT, "0", mountpoint],

@@ -92,7 +92,8 @@ def run(
     here = _working_directory()
     private_users = not namespaces.may_mount()
 
-    line = _start_server(source_path, place, options, chosen, squashed=private_users)
+    with process.blocked(process.STATUS):  # the server listens to it as soon as it can
+        line = _start_server(source_path, place, options, chosen, squashed=private_users)
     _enter(private_users)
     if views is not None:
         place = _place_in(views, source_path)

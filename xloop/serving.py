@@ -8,7 +8,7 @@ program that called :func:`serve`, or a server of :mod:`xloop.server`.
 
 The main thread serves no request.  It waits for what ends a mount: a signal, a word on the
 line to the program that asked for it, the death of that program, or the kernel's word that it
-is unmounted.  All other threads run with the terminating signals blocked, so that one of those
+is unmounted.  All other threads run with the signals that are for us blocked, so that one of those
 never interrupts a system call on the source.
 """
 
@@ -29,7 +29,7 @@ from functools import partial
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from xloop import mounts, records
+from xloop import mounts, records, status
 from xloop.backend import Backend, Session
 from xloop.control import Line, Message
 from xloop.control_socket import Answer, ControlSocket, Request
@@ -70,7 +70,8 @@ def serve(
 
     Blocks; *ready* is called once the mount answers.  SIGINT, SIGTERM and SIGHUP unmount: at
     once if nobody uses the mount, else it is detached and served until its last user is gone,
-    or until a second signal cuts it off.
+    or until a second signal cuts it off.  SIGUSR1 has the status logged, unless the program has a
+    handler for it.
 
     Only in the main thread, where Python delivers signals.  This process must not use the mount
     itself, in no thread: it would wait for its own answer.  For that there is
@@ -140,6 +141,7 @@ class Service:
         self._guardian: Guardian | None = None
         self._serving: threading.Thread | None = None
         self._helpers: list[threading.Thread] = []
+        self._telling: threading.Thread | None = None
         self._error: BaseException | None = None
         self._ended = False  #: the session has ended, well or with self._error
         self._detached = False  #: out of the tree, but somebody still uses it
@@ -163,12 +165,15 @@ class Service:
 
     def run(self, ready: Callable[[], object] | None = None) -> None:
         """Mount, serve, and return when the mount is gone; MountError if it never was there."""
+        # A program that calls serve() may have a use of its own for this signal.
+        asking = frozenset(n for n in process.STATUS if not callable(signal.getsignal(n)))
         umask = os.umask(0)  # else the bits that a caller's umask has left would be masked again
-        try:
-            self._run(ready)
-        finally:
-            os.umask(umask)
-            self._close()
+        with process.blocked(asking):  # until it is heard, and after: unheard it ends a process
+            try:
+                self._run(ready, asking)
+            finally:
+                os.umask(umask)
+                self._close()
 
     def status(self) -> dict[str, object]:
         """Return what the session tells about itself; to be called while it is there."""
@@ -178,7 +183,7 @@ class Service:
         guarded = {"guardian": self._guardian.pid} if self._guardian is not None else {}
         return {**self._session.status(), "control socket": asked, **guarded}
 
-    def _run(self, ready: Callable[[], object] | None) -> None:
+    def _run(self, ready: Callable[[], object] | None, asking: frozenset[signal.Signals]) -> None:
         handlers: dict[int, Any] = {}
         with process.blocked():
             # A signal between the mount and the handlers would end this process and leave a
@@ -211,12 +216,15 @@ class Service:
                         or signal.getsignal(number) is not signal.SIG_IGN
                     ):
                         handlers[number] = signal.signal(number, _note)
+                for number in asking:
+                    handlers[number] = signal.signal(number, _note)
             except BaseException:
                 _restore(handlers)
                 self._abandon()
                 raise
         try:
-            self._wait(handlers)
+            with process.unblocked(asking):
+                self._wait(handlers)
         except BaseException:
             self._abandon()
             raise
@@ -265,6 +273,9 @@ class Service:
             if self._reopen is not None and process.HANGUP in numbers:
                 numbers.discard(process.HANGUP)
                 self._reopen()
+            if not process.STATUS.isdisjoint(numbers):
+                numbers -= process.STATUS
+                self._log_status()
             if numbers:
                 self._on_signal()
 
@@ -323,6 +334,12 @@ class Service:
             return pause
         return _RETRY if pause is None else min(_RETRY, pause)
 
+    def _log_status(self) -> None:
+        """Write to the log what ``xloop status`` prints."""
+        # In a thread: who reads the log may take its time, and other signals must be heard meanwhile.
+        if self._telling is None or not self._telling.is_alive():
+            self._telling = self._start(partial(status.log, self._told), "xloop-status")
+
     # -- the control socket -------------------------------------------------------------
 
     def _listen(self, entry: MountEntry | None) -> None:
@@ -331,18 +348,7 @@ class Service:
             self._why_not_asked = "the mount is not in the table of mounts"
             return
         assert self._selector is not None
-        self._record = records.Record(
-            device=entry.device,
-            mountpoint=entry.mountpoint,
-            source=str(self._options.fsname),
-            fstype=entry.fstype,
-            backend=self._backend.name,
-            options=spelled(dataclasses.replace(self._options, fsname=None)),
-            since=time.time(),
-            pid=os.getpid(),
-            owner=process.user(),
-            ends=self._line is not None,
-        )
+        self._record = self._noted(entry, time.time())
         try:
             self._kept = records.keep(self._record)
         except OSError as exc:
@@ -351,25 +357,29 @@ class Service:
             return
         self._control = ControlSocket(self._kept.listener, self._selector, self._requests)
 
+    def _noted(self, entry: MountEntry, since: float) -> records.Record:
+        return records.Record(
+            device=entry.device,
+            mountpoint=entry.mountpoint,
+            source=str(self._options.fsname),
+            fstype=entry.fstype,
+            backend=self._backend.name,
+            options=spelled(dataclasses.replace(self._options, fsname=None)),
+            since=since,
+            pid=os.getpid(),
+            owner=process.user(),
+            ends=self._line is not None,
+        )
+
     def _on_status(self, request: Message, answer: Answer) -> None:
-        assert self._record is not None
-        session = self.status()
-        counts = session.get("requests")
-        table = mounts.read_table()
-        answer(
-            "status",
-            **self._record._asdict(),
-            served=sum(counts.values()) if isinstance(counts, dict) else None,
-            mounted=self._elsewhere or any(entry.device == self._record.device for entry in table),
-            layers=[type(operations).__name__ for operations in _stack(self._operations)],
-            process=process.usage(),
-            caches={
-                "attributes": self._options.attr_timeout,
-                "names": self._options.entry_timeout,
-                "names that are not there": self._options.negative_timeout,
-            },
-            file_system=_told_by(self._operations),
-            session=session,
+        answer("status", **self._told())
+
+    def _told(self) -> dict[str, Any]:
+        record = self._record or self._noted(
+            MountEntry(0, 0, (0, 0), self._mountpoint, "", ""), 0.0
+        )
+        return status.told(
+            record, self.status(), self._operations, self._options, elsewhere=self._elsewhere
         )
 
     def _on_unmount(self, request: Message, answer: Answer) -> None:
@@ -553,32 +563,18 @@ class Service:
         if ending is not None:
             ending()
 
-    def _start(self, target: Callable[[], None], name: str) -> None:
+    def _start(self, target: Callable[[], None], name: str) -> threading.Thread:
         thread = threading.Thread(target=target, name=name, daemon=True)
         with process.blocked():
             thread.start()
-        self._helpers.append(thread)
+        self._helpers = [helper for helper in self._helpers if helper.is_alive()] + [thread]
+        return thread
 
     def _post(self, event: Callable[[], None]) -> None:
         """Have the main thread call *event*.  From any thread."""
         self._events.append(event)
         with suppress(BlockingIOError, OSError):  # a full buffer wakes it just as well
             self._wake_send.send(b"\0")
-
-
-def _stack(operations: Operations) -> list[Operations]:
-    """Return *operations* and, layer by layer, what is below it."""
-    stack = [operations]
-    while isinstance(inner := getattr(stack[-1], "inner", None), Operations):
-        stack.append(inner)
-    return stack
-
-
-def _told_by(operations: Operations) -> dict[str, object]:
-    """Return what the innermost of *operations* tells of itself, if it has a method for that."""
-    tell = getattr(_stack(operations)[-1], "status", None)
-    told = tell() if callable(tell) else None
-    return told if isinstance(told, dict) else {}
 
 
 #: The key, among signal numbers, under which the former wakeup descriptor is kept.

@@ -332,17 +332,33 @@ def test_syslog_gets_lines(spot: Spot) -> None:
     done = alone(
         spot,
         """
+        import signal
         listener = listening("/dev/log")
-        mounted_and_unmounted("--log", "syslog")
-        print(*(listener.recv(1 << 16) for _ in range(2)), sep="\\n")
+        sh(*xloop, "mount", "--log", "syslog", source, mnt, check=True)
+        mounted = listener.recv(1 << 16)
+        os.kill(int(mounted.partition(b"[")[2].partition(b"]")[0]), signal.SIGUSR1)
+        status = [listener.recv(1 << 16) for _ in range(3)]
+        sh(*xloop, "umount", mnt, check=True)
+        while not (last := listener.recv(1 << 16)).endswith(b"is unmounted"):
+            pass
+        print(mounted, last, *status, sep="\\n")
         """,
     )
     assert done.returncode == 0, done.stderr
-    mounted, unmounted = map(eval, done.stdout.splitlines())
+    mounted, unmounted, *status = map(eval, done.stdout.splitlines())
     # daemon.info: 3 * 8 + 6
     line = rf"<30>xloop\[\d+\]: '{spot.source}' is mounted at '{spot.mnt}' by devfuse"
     assert re.fullmatch(line, mounted.decode())
     assert unmounted.decode().endswith(f"'{spot.mnt}' is unmounted")
+    head = mounted.partition(b" ")[0].decode()
+    assert [line.decode() for line in status] == [
+        f"{head} {line}"
+        for line in (
+            f"{spot.source} at {spot.mnt}",
+            "  backend: devfuse, type fuse.xloop",
+            "  options: none but the defaults",
+        )
+    ]
 
 
 @needs_root

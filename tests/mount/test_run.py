@@ -88,6 +88,15 @@ def test_nobody_else_sees_it(spot: Spot) -> None:
     assert spot.alone()
 
 
+def test_the_signal_that_asks_for_a_status_harms_no_server(spot: Spot) -> None:
+    process = started(spot)
+    server = next(pid for pid in spot.servers() if pid != process.pid)
+    os.kill(server, signal.SIGUSR1)
+    assert process.communicate("go on\n") == ("content\n", "")
+    assert process.returncode == 0
+    assert spot.alone()
+
+
 def test_two_at_once_have_a_view_each(spot: Spot) -> None:
     other = spot.top / "other"
     other.mkdir()

@@ -24,9 +24,9 @@ SERVE = """
     import signal
     def ready():
         print("ready", flush=True)
-    before = [signal.getsignal(n) for n in (1, 2, 15)], os.umask(0o22), signal.set_wakeup_fd(-1)
+    before = [signal.getsignal(n) for n in (1, 2, 10, 15)], os.umask(0o22), signal.set_wakeup_fd(-1)
     xloop.serve(xloop.Loopback(source, mountpoint=mnt), mnt, ready=ready)
-    after = [signal.getsignal(n) for n in (1, 2, 15)], os.umask(0o22), signal.set_wakeup_fd(-1)
+    after = [signal.getsignal(n) for n in (1, 2, 10, 15)], os.umask(0o22), signal.set_wakeup_fd(-1)
     print(before[0] == after[0], after[1:], signal.pthread_sigmask(signal.SIG_BLOCK, []))
     """
 

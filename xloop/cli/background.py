@@ -9,7 +9,7 @@ command waits for (:mod:`xloop.starting`).
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import NoReturn
 
 from xloop import mounts
@@ -31,22 +31,29 @@ def serve_in_background(
     backend: Backend,
     layers: tuple[LayerFactory, ...] = (),
     log: Log | None = None,
+    waiting: AbstractContextManager[object] | None = None,
 ) -> dict[str, object]:
     """Mount, served by a process that outlives this one; return its session's status.
 
+    *waiting*, if given, is entered while the server is waited for, and may start threads.
     Raises MountError, and then nothing is left: no mount, no process.
     """
+    waiting = waiting or nullcontext()
     if not process.CAN_GO_ON_AS_FORK:
-        return _spawn(Spec(source, layers, mountpoint, options, backend.name, os.getpid(), log))
+        with waiting:
+            return _spawn(Spec(source, layers, mountpoint, options, backend.name, os.getpid(), log))
     before = mounts.read_table()
     line, other = Line.pair()
     asker = os.getpid()
-    pid = process.fork()  # no thread has been started yet: a fork copies only the one it is made in
+    # The server listens to it as soon as it can.  Who picks processes by their command lines means this one too.
+    process.hold(process.STATUS)
+    pid = process.fork()  # no thread is there yet: a fork copies only the one it is made in
     if pid == 0:
         line.drop()
         _serve(other, Spec(source, layers, mountpoint, options, backend.name, asker, log), backend)
     other.drop()
-    _, said = settle(line, _Forked(pid), mountpoint, before)
+    with waiting:
+        _, said = settle(line, _Forked(pid), mountpoint, before)
     line.say("release")
     line.drop()
     status: dict[str, object] = said["status"]

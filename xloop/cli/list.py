@@ -44,7 +44,7 @@ def list(as_json: bool) -> None:  # noqa: A001  # the name of the command
     if not rows:
         click.echo("nothing is mounted by xloop", err=True)
         return
-    from xloop.cli.words import table
+    from xloop.words import table
 
     heads = (
         "SOURCE",
@@ -62,7 +62,7 @@ def list(as_json: bool) -> None:  # noqa: A001  # the name of the command
 
 
 def _cells(row: Listed) -> tuple[str, ...]:
-    from xloop.cli.words import moment, user  # here: for programs nothing is put into words
+    from xloop.words import moment, user  # here: for programs nothing is put into words
 
     return (
         row.source,

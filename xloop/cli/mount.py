@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from xloop.cli import complain
+from xloop.cli.progress import Progress
 from xloop.cli.proposals import backends, files, logs, option_words, to_mount
 from xloop.errors import BackendUnavailable, MountError, OptionError, XloopError
 from xloop.options import TABLE, MountOptions, parse_options
@@ -130,7 +131,7 @@ def mount(
     if on_top and replace:
         raise click.UsageError("--on-top and --replace contradict each other: give one of them")
     log = _log_of(log_text, foreground=foreground, debug=debug, verbose=verbose)
-    how = _How(foreground, on_top, replace, verbose, log, debug)
+    how = _How(foreground, on_top, replace, verbose, log, debug, Progress())
     options = parsed(words)
     if not every and len(what) == 2:
         if config_path is not None:
@@ -151,7 +152,7 @@ def mount(
     else:
         chosen = [named.find(what, config_path)]
     failed = []
-    for item in chosen:
+    for number, item in enumerate(chosen, 1):
         try:
             options = parse_options([*item.options, *words])
             _mount(
@@ -159,7 +160,9 @@ def mount(
                 item.mountpoint,
                 options,
                 backend or item.backend,
-                how._replace(skip_mounted=every),
+                how._replace(
+                    skip_mounted=every, which=f"{number} of {len(chosen)}: " if every else ""
+                ),
             )
         except XloopError as exc:
             if not every:
@@ -181,7 +184,9 @@ class _How(NamedTuple):
     verbose: int
     log: Log | None
     debug: bool
+    progress: Progress
     skip_mounted: bool = False  #: what is there already is in order
+    which: str = ""  #: of several mounts
 
 
 def _mount(source: str, mountpoint: str, options: MountOptions, backend: str, how: _How) -> None:
@@ -189,16 +194,19 @@ def _mount(source: str, mountpoint: str, options: MountOptions, backend: str, ho
     from xloop.preflight import check_mountpoint, check_source, make_room
     from xloop.registry import choose
 
-    source_path = check_source(source)
-    if options.fsname is None:
-        options = changed(options, fsname=source_path)
-    if how.skip_mounted and _is_mounted(mountpoint, options):
+    with how.progress.during(f"{how.which}looking at {source!r} and {mountpoint!r}"):
+        source_path = check_source(source)
+        if options.fsname is None:
+            options = changed(options, fsname=source_path)
+        path = None
+        if not how.skip_mounted or not _is_mounted(mountpoint, options):
+            path = check_mountpoint(
+                mountpoint, on_top=how.on_top, replace=options.subtype if how.replace else None
+            )
+    if path is None:
         if how.verbose:
             click.echo(f"xloop: {source_path!r} is mounted at {mountpoint!r} already", err=True)
         return
-    path = check_mountpoint(
-        mountpoint, on_top=how.on_top, replace=options.subtype if how.replace else None
-    )
     passed_over: list[BackendUnavailable] = []
     chosen = choose(backend, passed_over=passed_over)
     if how.verbose:
@@ -212,7 +220,9 @@ def _mount(source: str, mountpoint: str, options: MountOptions, backend: str, ho
 
         layers = (Trace,)
     if how.replace:
-        for said in make_room(path, options.subtype, source_path):
+        with how.progress.during(f"{how.which}making room at {path!r}"):
+            made = make_room(path, options.subtype, source_path)
+        for said in made:
             click.echo(f"xloop: {said}", err=True)
     if how.foreground:
         from xloop.host import process
@@ -222,6 +232,7 @@ def _mount(source: str, mountpoint: str, options: MountOptions, backend: str, ho
         from xloop.serving import Service
 
         process.unblock()
+        process.hold(process.STATUS)  # until the service listens to it
         reopen = start(how.log) if how.log is not None else None
         collect_rarely()
         operations = build(source_path, layers, path, options)
@@ -245,7 +256,8 @@ def _mount(source: str, mountpoint: str, options: MountOptions, backend: str, ho
     else:
         from xloop.cli.background import serve_in_background
 
-        status = serve_in_background(source_path, path, options, chosen, layers, how.log)
+        waiting = how.progress.during(f"{how.which}mounting {source_path!r} at {path!r}")
+        status = serve_in_background(source_path, path, options, chosen, layers, how.log, waiting)
         _tell(how.verbose, source_path, path, chosen.name, status)
 
 

@@ -12,8 +12,9 @@ import sys
 import click
 
 from xloop.cli import complain
+from xloop.cli.progress import Progress
 from xloop.cli.proposals import mounted
-from xloop.errors import XloopError
+from xloop.errors import BusyError, XloopError
 
 __all__ = ["umount"]
 
@@ -89,11 +90,23 @@ def umount(
         paths = [mounts.absolute(mountpoint) for mountpoint in mountpoints]
     os.chdir("/")  # else this very process may be what keeps a mount busy
     failed = []
-    for mountpoint in paths:
+    progress = Progress()
+    for number, mountpoint in enumerate(paths, 1):
+        which = f"{number} of {len(paths)}: " if len(paths) > 1 else ""
+
+        def waiting(busy: BusyError, which: str = which) -> None:
+            progress.say(which + busy.why)
+
         try:
-            said = unmounting.umount(
-                mountpoint, lazy=lazy, force=force, timeout=timeout, subtype=subtype
-            )
+            with progress.during(f"{which}unmounting {mountpoint!r}"):
+                said = unmounting.umount(
+                    mountpoint,
+                    lazy=lazy,
+                    force=force,
+                    timeout=timeout,
+                    subtype=subtype,
+                    waiting=waiting,
+                )
         except XloopError as exc:
             complain(exc)
             failed.append(mountpoint)

@@ -27,6 +27,7 @@ __all__ = [
     "CAN_GO_ON_AS_FORK",
     "DETACHED",
     "HANGUP",
+    "STATUS",
     "TERMINATING",
     "blocked",
     "close_others",
@@ -34,6 +35,8 @@ __all__ = [
     "fork",
     "give",
     "has_terminal",
+    "hold",
+    "in_foreground",
     "interpreter",
     "is_root",
     "keep_standard_descriptors",
@@ -49,6 +52,7 @@ __all__ = [
     "taken",
     "terminate",
     "unblock",
+    "unblocked",
     "usage",
     "user",
     "user_name",
@@ -61,12 +65,16 @@ __all__ = [
 TERMINATING: frozenset[signal.Signals]
 #: The one of them that a server in the background takes for "open your log again"; 0 where there is none.
 HANGUP: int
+#: The signal that asks a server for its status; none on Windows.
+STATUS: frozenset[signal.Signals]
 if sys.platform == "win32":
     TERMINATING = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGBREAK})
     HANGUP = 0
+    STATUS = frozenset()
 else:
     TERMINATING = frozenset({signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     HANGUP = signal.SIGHUP
+    STATUS = frozenset({signal.SIGUSR1})
 #: Whether fork(2) is there, and a child that is executed can be given descriptors by their numbers.
 CAN_FORK = sys.platform != "win32"
 
@@ -161,12 +169,36 @@ def _unsupported(what: str) -> OSError:
 
 
 @contextlib.contextmanager
-def blocked() -> Iterator[None]:
-    """Hold the terminating signals back from this thread, and from threads started meanwhile."""
+def blocked(signals: frozenset[signal.Signals] | None = None) -> Iterator[None]:
+    """Hold *signals* back from this thread, and from threads and processes started meanwhile.
+
+    By default all that a server listens to.
+    """
     if sys.platform == "win32":
         yield  # there signals never reach any thread but the main one
     else:
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, TERMINATING)
+        if signals is None:
+            signals = TERMINATING | STATUS
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def hold(signals: frozenset[signal.Signals]) -> None:
+    """Hold *signals* back from now on, and from what is forked or executed."""
+    if sys.platform != "win32":
+        signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+
+
+@contextlib.contextmanager
+def unblocked(signals: frozenset[signal.Signals]) -> Iterator[None]:
+    """Let *signals* through to this thread meanwhile."""
+    if sys.platform == "win32":
+        yield
+    else:
+        before = signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
         try:
             yield
         finally:
@@ -202,6 +234,16 @@ def has_terminal() -> bool:
     except OSError:
         return False
     return True
+
+
+def in_foreground(terminal: int) -> bool:
+    """Tell whether what this process writes to *terminal* disturbs nobody whom a shell runs there now."""
+    if sys.platform == "win32":
+        return True
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:  # it is the terminal of no session, or of another one
+        return True
 
 
 def wait(pid: int, patience: float | None = None) -> int | None:
@@ -396,23 +438,31 @@ def _holds(pid: str, told: str) -> bool:
     return False
 
 
+#: How many of the files of one process are named.
+_FILES_NAMED = 3
+
+
 def _used_by(proc: str, path: str, below: str) -> str:
-    for link in ["cwd", "root", *(f"fd/{fd}" for fd in _listing(f"{proc}/fd"))]:
+    used: dict[str, str] = {}  # as a set that knows the order: a file may be open many times
+    for link in ["root", *(f"fd/{fd}" for fd in _listing(f"{proc}/fd")), "cwd"]:
         try:
             target = os.readlink(f"{proc}/{link}")
         except OSError:  # it has ended, or is somebody else's
             continue
         if target == path or target.startswith(below):
-            return f"working directory {target}" if link == "cwd" else target
+            used.setdefault(target, f"working directory {target}" if link == "cwd" else target)
     try:
         with open(f"{proc}/maps", encoding="utf-8", errors="surrogateescape") as maps:
             for line in maps:
                 target = line[line.find("/") :].rstrip("\n") if "/" in line else ""
                 if target.startswith(below):
-                    return f"{target} mapped"
+                    used.setdefault(target, f"{target} mapped")
     except OSError:
         pass
-    return ""
+    named = list(used.values())[:_FILES_NAMED]
+    if len(used) > len(named):
+        named.append(f"{len(used) - len(named)} more")
+    return ", ".join(named)
 
 
 def _listing(path: str) -> list[str]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""What commands print for people: tables, times, sizes, names.
+"""How things are written for people: tables, times, names.
 
 Owns the form.  Does not own what is printed.
 """
@@ -8,12 +8,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-__all__ = ["moment", "shown", "span", "table", "user"]
+__all__ = ["cut", "moment", "shown", "span", "table", "user", "width"]
 
 
 def shown(text: str) -> str:
     """Return *text* such that it cannot move the cursor or break a line: as repr() where it could."""
     return text if text.isprintable() else ascii(text)
+
+
+def width(text: str) -> int:
+    """Return how many columns of a terminal the printable *text* takes."""
+    if text.isascii():
+        return len(text)
+    from unicodedata import combining, east_asian_width
+
+    return sum(
+        0 if combining(char) else 2 if east_asian_width(char) in "WF" else 1 for char in text
+    )
+
+
+def cut(text: str, columns: int) -> str:
+    """Return as much of the printable *text* as *columns* have room for."""
+    if width(text) <= columns:
+        return text
+    fits = text[: max(columns - 3, 0)]
+    while width(fits) > columns - 3 and fits:
+        fits = fits[:-1]
+    return f"{fits}..."[: max(columns, 0)]
 
 
 def table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
