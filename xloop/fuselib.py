@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: MIT
 """What adapters over libraries with libfuse's high-level interface share: libfuse itself, macFUSE, FUSE-T.
 
-Owns structures, prototypes and the handshake that are the same in all of them.  Does not own
+Owns structures, prototypes and the handshake that are the same in all of them, and what to do about what
+fusermount says, which devfuse calls too.  Does not own
 paths (:mod:`xloop.pathview`) nor what one library has and another has not: that is its adapter's.
 """
 
@@ -15,10 +16,33 @@ from typing import Any, Generic, TypeVar
 
 from xloop.errors import errno_of
 
-__all__ = ["Agreement", "FuseArgs", "callback_type", "fill", "until_error"]
+__all__ = ["Agreement", "FuseArgs", "advice", "callback_type", "fill", "until_error"]
 
 C = TypeVar("C", bound=IntFlag)
 T = TypeVar("T")
+
+
+_OWN = "choose a mountpoint that this user owns and may write to"
+_INSIDE = f"{_OWN}; inside of a user's mount, or on top of one, it takes root, or that mount allow_other"
+
+#: What is in the words of fusermount and fusermount3 (util/fusermount.c of libfuse), and the way out.
+_ADVICE = (
+    (
+        "user_allow_other",
+        "let root write the line user_allow_other into /etc/fuse.conf, or leave out allow_other",
+    ),
+    ("too many FUSE filesystems", "raise mount_max in /etc/fuse.conf, or unmount some"),
+    ("no write access", _OWN),
+    ("not owned by user", _OWN),
+    ("failed to chdir to mountpoint", _INSIDE),
+    ("failed to access mountpoint", _INSIDE),
+    ("mounting over filesystem type", "choose a mountpoint on an ordinary file system"),
+)
+
+
+def advice(words: str) -> str:
+    """Return what a person can do about it when fusermount refuses a mount with *words*; "" if unknown."""
+    return next((way for part, way in _ADVICE if part in words), "")
 
 
 class FuseArgs(ctypes.Structure):

@@ -75,6 +75,8 @@ def mount_at(table: Sequence[MountEntry], path: str) -> MountEntry | None:
 
 def absolute(path: str) -> str:
     """Return *path* from the root directory on, and otherwise as it is."""
+    if not path:  # a variable of a script that is not set; the working directory is not meant
+        raise XloopError("'' is no path: it is empty")
     if os.path.isabs(path):
         return path
     try:
@@ -300,17 +302,20 @@ def nothing_there(table: Sequence[MountEntry], path: str) -> UnmountError:
             f"{path!r} is not a mountpoint: it lies inside the mount {around.mountpoint!r}",
             f"to unmount that: {command('umount', around.mountpoint)}",
         )
+    shown = [e.mountpoint for e in table if (e.fstype, e.source) == ("fuse.xloop", path)]
+    fix = "\n".join(f"it is shown at {where!r}: {command('umount', where)}" for where in shown)
+    fix = fix or f"to see what is mounted: {command('list')}"
     if around is None or not around.is_fuse:
         # Not inside anything that may hang: worth a look why.
         try:
             found = os.lstat(path)
         except FileNotFoundError:
-            return UnmountError(f"{path!r} does not exist")
+            return UnmountError(f"{path!r} does not exist", fix)
         except OSError as exc:
-            return UnmountError(f"{path!r}: {exc.strerror}")
+            return UnmountError(f"{path!r}: {exc.strerror}", fix)
         if not stat.S_ISDIR(found.st_mode):
-            return UnmountError(f"{path!r} is not a mountpoint, not even a directory")
-    return UnmountError(f"{path!r} is not a mountpoint: nothing is mounted there")
+            return UnmountError(f"{path!r} is not a mountpoint, not even a directory", fix)
+    return UnmountError(f"{path!r} is not a mountpoint: nothing is mounted there", fix)
 
 
 def _not_ours(entry: MountEntry) -> UnmountError:

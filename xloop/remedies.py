@@ -8,12 +8,16 @@ says what it needs by a name (:class:`xloop.backend.Availability`), and these ar
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from xloop.machine import Facts
+from xloop.registry import system
 
-__all__ = ["ADVICE", "as_root", "install"]
+if TYPE_CHECKING:
+    from xloop.machine import Facts
+
+__all__ = ["ADVICE", "as_root", "install", "python_package"]
 
 #: By family of distributions: the package manager's command, and what it calls the things that are needed.
 _LINUX: Final[Mapping[str, tuple[str, Mapping[str, str]]]] = {
@@ -74,11 +78,7 @@ ADVICE: Final = {
 def install(needs: str, facts: Facts) -> tuple[str, ...]:
     """Return the commands that bring what a backend *needs*; none where there is no telling."""
     if needs in _PYTHON:
-        return (
-            shlex.join([facts.python, "-m", "pip", "install", _PYTHON[needs]])
-            if facts.system != "win32"
-            else f'"{facts.python}" -m pip install "{_PYTHON[needs]}"',
-        )
+        return (python_package(needs, facts.python, facts.system),)
     if facts.system == "darwin":
         return _DARWIN.get(needs, ())
     if facts.system == "win32":
@@ -95,6 +95,19 @@ def install(needs: str, facts: Facts) -> tuple[str, ...]:
     if needs == "libfuse2" and _is_t64(facts.os_release):
         package = "libfuse2t64"
     return (as_root(f"{command} {package}", facts),)
+
+
+def python_package(
+    needs: str, python: str = sys.executable or "python3", where: str = system()
+) -> str:
+    """Return the command that brings the Python package *needs* to the interpreter *python*.
+
+    A bare "pip" is often that of another one, which the distribution keeps from installing anything.
+    """
+    words = [python, "-m", "pip", "install", _PYTHON[needs]]
+    if where == "win32":
+        return '"{}" {} {} {} "{}"'.format(*words)
+    return shlex.join(words)
 
 
 def _family(os_release: Mapping[str, str]) -> str | None:

@@ -8,6 +8,7 @@ Does not own the mount while it lives: that is :class:`xloop.serving.Service`.
 
 from __future__ import annotations
 
+import errno
 import gc
 import logging
 import os
@@ -143,6 +144,14 @@ def serve_asker(
             line.say_failed(exc)
         return 1
     except BaseException as exc:  # noqa: BLE001  # there is nobody above who could hear of it
+        if not told and isinstance(exc, OSError) and exc.errno in (errno.EMFILE, errno.ENFILE):
+            line.say_failed(
+                MountError(
+                    f"{mountpoint!r} cannot be served: {exc.strerror}",
+                    "raise the limit of open files, as with: ulimit -n 1024",
+                )
+            )
+            return 1
         _log.exception("the server of %r ends", mountpoint)
         if not told:
             line.say_failed(exc)

@@ -108,9 +108,14 @@ class NotMounting(DevFuse):
     name = "not-mounting"
     def mount(self, *args):
         raise RuntimeError("no hands")
+
+class Exhausted(DevFuse):
+    name = "exhausted"
+    def mount(self, *args):
+        raise OSError(24, os.strerror(24))
 """
 
-_NAMES = "SlowToMount SlowToAttach SlowToServe Dying Killed Raising RaisingLater KilledWhenMounted NotMounting"
+_NAMES = "SlowToMount SlowToAttach SlowToServe Dying Killed Raising RaisingLater KilledWhenMounted NotMounting Exhausted"
 
 
 def eventually(holds: Callable[[], Any]) -> bool:

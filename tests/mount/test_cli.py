@@ -289,6 +289,9 @@ def test_what_cannot_be_mounted_is_named(
         (["-o", "allow_other,allow_root"], ["'allow_other' and 'allow_root' contradict"]),
         (["-o", "attr_timeout=x"], ["'attr_timeout' takes seconds", "'x'"]),
         (["--bakcend", "x"], ["--bakcend", "--backend"]),
+        (["-o", "ro,", "noexec"], ["'-o ro,' ends with a comma", "-o ro,noexec"]),
+        (["--noexec"], ["no such option '--noexec'", "-o noexec"]),
+        (["-r"], ["no such option '-r'", "-o ro"]),
     ],
 )
 def test_what_is_not_understood_is_named(args: list[str], words: list[str], spot: Spot) -> None:
@@ -307,6 +310,34 @@ def test_a_command_that_is_not_there_is_named(spot: Spot) -> None:
     done = spot.run("unmount")
     assert done.returncode == 2
     spot.refused(done, "no command 'unmount'", "'umount'")
+
+
+def test_a_stdout_that_is_full_is_told(spot: Spot) -> None:
+    assert spot.run("mount", spot.source, spot.mnt).returncode == 0
+    for args in (["--help"], ["list"], ["mount", "--help"]):  # more than a buffer holds, and less
+        with open("/dev/full", "w") as full:
+            done = spot.run(*args, capture_output=False, stdout=full, stderr=subprocess.PIPE)
+        assert done.returncode == 1
+        assert done.stderr == "xloop: stdout cannot be written to: No space left on device\n"
+    assert spot.run("umount", spot.mnt).returncode == 0
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may mount anywhere, without a helper")
+def test_a_user_is_told_where_mounting_is_allowed(spot: Spot) -> None:
+    assert spot.run("mount", spot.source, spot.mnt).returncode == 0
+    for args in (["/"], [spot.mnt / "inner"], ["--on-top", spot.mnt]):
+        done = spot.run("mount", spot.source / "inner", *args)
+        assert done.returncode == 1
+        spot.refused(done, "cannot be mounted on: ", "choose a mountpoint that this user owns")
+    assert len(spot.mounts_below()) == 1
+    assert spot.run("umount", spot.mnt).returncode == 0
+
+
+def test_a_server_without_descriptors_says_so(spot: Spot, flags: Flags) -> None:
+    done = spot.run("mount", "--backend", "exhausted", spot.source, spot.mnt)
+    assert done.returncode == 1
+    spot.refused(done, f"{str(spot.mnt)!r} cannot be served: Too many open files", "ulimit -n")
+    assert spot.alone()
 
 
 @on_top_works

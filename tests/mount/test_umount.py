@@ -55,6 +55,26 @@ def test_what_is_no_mount_is_named(spot: Spot) -> None:
         done = spot.run("umount", path)
         assert done.returncode == 1
         spot.refused(done, words)
+        if not path.startswith("/"):
+            spot.refused(done, "to see what is mounted: xloop list")
+
+
+def test_nothing_is_not_the_working_directory(spot: Spot) -> None:
+    """As of a variable that is not set."""
+    assert spot.run("mount", spot.source, spot.mnt).returncode == 0
+    for command in ("umount", "status", "doctor"):
+        done = spot.run(command, "", cwd=spot.mnt)
+        assert done.returncode == 1
+        spot.refused(done, "'' is no path: it is empty")
+    assert spot.run("umount", spot.mnt).returncode == 0
+
+
+def test_a_source_is_answered_with_where_it_is_shown(spot: Spot) -> None:
+    assert spot.run("mount", spot.source, spot.mnt).returncode == 0
+    done = spot.run("umount", spot.source)
+    assert done.returncode == 1
+    spot.refused(done, f"it is shown at {str(spot.mnt)!r}: xloop umount {spot.mnt}")
+    assert spot.run("umount", spot.mnt).returncode == 0
 
 
 def test_a_path_inside_a_mount_is_answered_with_its_mountpoint(spot: Spot) -> None:
@@ -213,7 +233,7 @@ def test_all_goes_on_after_one_that_is_busy_and_names_it(spot: Spot) -> None:
     user = spot.use(other / "file")
     done = spot.run("umount", "--all", "--subtype", subtype)
     assert done.returncode == 1
-    spot.refused(done, f"{str(other)!r} is busy", "1 of 2 are still mounted")
+    spot.refused(done, f"{str(other)!r} is busy", "1 of 2 could not be unmounted")
     assert [entry.mountpoint for entry in spot.mounts_below()] == [str(other)]
     user.communicate("")
     assert spot.run("umount", "--all", "--subtype", subtype).returncode == 0
@@ -238,7 +258,7 @@ def test_a_busy_one_that_does_not_answer_is_named(spot: Spot) -> None:
     ("args", "words"),
     [
         ([], "give the MOUNTPOINTs to unmount, or --all"),
-        (["--all", "mnt"], "give the MOUNTPOINTs to unmount, or --all"),
+        (["--all", "mnt"], "--all unmounts all mounts of this user, and takes no other words"),
         (["--lazy", "--force", "mnt"], "--lazy waits for nobody"),
         (["--lazy", "--timeout", "3", "mnt"], "--lazy waits for nobody"),
         (["--timeout", "-1", "mnt"], "-1"),

@@ -41,7 +41,7 @@ Examples:
   xloop list                         what is mounted
   xloop umount ~/view                end it
   xloop run ~/src -- make            run a command with a view that only it sees
-  xloop doctor                       say what is missing, if it cannot mount
+  xloop doctor                       say what is wrong here, and how to put it right
   xloop bench --quick                what a mount costs on this machine
   xloop completion bash              make the shell complete all this
 """
@@ -100,7 +100,22 @@ def main() -> NoReturn:
     except XloopError as exc:
         complain(exc)
         sys.exit(1)
+    except OSError as exc:
+        if not _is_of_printing(exc):
+            raise
+        # Or the interpreter tries again at its end, and tells of it in words of its own.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        click.echo(f"xloop: stdout cannot be written to: {exc.strerror}", err=True)
+        sys.exit(1)
     sys.exit(0)  # not reached: click exits by itself
+
+
+def _is_of_printing(exc: OSError) -> bool:
+    """Tell whether *exc* is of what takes the output, such as a disk that is full."""
+    trace = exc.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_code is click.echo.__code__
 
 
 def complain(exc: XloopError) -> None:

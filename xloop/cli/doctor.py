@@ -11,6 +11,8 @@ import sys
 
 import click
 
+from xloop.cli.proposals import mounted
+
 __all__ = ["doctor"]
 
 _EPILOG = """\b
@@ -26,7 +28,7 @@ the command that puts it right; a line that says of something else that it is mi
 
 
 @click.command(epilog=_EPILOG)
-@click.argument("mountpoint", required=False)
+@click.argument("mountpoint", required=False, shell_complete=mounted)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for programs.")
 def doctor(mountpoint: str | None, as_json: bool) -> None:
     """Say what is wrong with this machine and its mounts, or with MOUNTPOINT, and what to do about it.

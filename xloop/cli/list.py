@@ -34,7 +34,7 @@ STATE is "served", or
 @click.command(name="list", epilog=_EPILOG)
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON array, for programs.")
 def list(as_json: bool) -> None:  # noqa: A001  # the name of the command
-    """Show what is mounted by xloop: your mounts, for root all users', and how they are."""
+    """Show what is mounted by xloop and how it is: your mounts in full, for root all users'."""
     from xloop.listing import listed  # here: --help needs none of it
 
     rows = listed()

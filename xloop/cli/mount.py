@@ -30,7 +30,17 @@ __all__ = ["mount"]
 
 
 class _MountCommand(click.Command):
-    """Lists the words of -o after the command's own options."""
+    """Lists the words of -o after the command's own options, and knows them where they lack it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as exc:
+            word = exc.option_name.lstrip("-")
+            word = "ro" if word == "r" else word  # as mount(8) has it
+            if not any(word == option.key or word in option.words for option in TABLE):
+                raise
+            ctx.fail(f"no such option {exc.option_name!r}; mount options are written after -o: -o {word}")
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         super().format_options(ctx, formatter)
@@ -130,6 +140,10 @@ def mount(
     """
     if on_top and replace:
         raise click.UsageError("--on-top and --replace contradict each other: give one of them")
+    if len(what) > 2 and words and words[-1].endswith(","):
+        raise click.UsageError(
+            f"'-o {words[-1]}' ends with a comma: options are one word, without blanks, as in -o ro,noexec"
+        )
     log = _log_of(log_text, foreground=foreground, debug=debug, verbose=verbose)
     how = _How(foreground, on_top, replace, verbose, log, debug, Progress())
     options = parsed(words)

@@ -74,7 +74,9 @@ def umount(
     mount, one whose server was killed ("Transport endpoint is not connected"). Mounts that are not
     xloop's are refused.
     """
-    if everything == bool(mountpoints):
+    if everything and mountpoints:
+        raise click.UsageError("--all unmounts all mounts of this user, and takes no other words")
+    if not everything and not mountpoints:
         raise click.UsageError("give the MOUNTPOINTs to unmount, or --all")
     if lazy and (force or timeout):
         raise click.UsageError(
@@ -114,5 +116,5 @@ def umount(
             if verbose or "was dead" in said or "still served" in said:
                 click.echo(f"xloop: {said}", err=True)
     if len(failed) > 1 or (failed and len(paths) > 1):
-        click.echo(f"xloop: {len(failed)} of {len(paths)} are still mounted", err=True)
+        click.echo(f"xloop: {len(failed)} of {len(paths)} could not be unmounted", err=True)
     sys.exit(1 if failed else 0)

@@ -186,18 +186,12 @@ def _ask_helper(mountpoint: str, options: MountOptions, default_permissions: boo
 def _refused(said: str, mountpoint: str) -> MountError:
     """Turn the helper's words into a reason and a way out."""
     words = said.strip().removeprefix(f"{_HELPER}: ") or f"{_HELPER} failed without a word"
-    fix = ""
-    if "user_allow_other" in words:
-        fix = (
-            "let root write the line user_allow_other into /etc/fuse.conf, or leave out allow_other"
-        )
-    elif "too many FUSE filesystems" in words:
-        fix = "raise mount_max in /etc/fuse.conf, or unmount some"
-    elif "no write access" in words or "not owner" in words or "sticky" in words:
-        fix = "choose a mountpoint that this user owns and may write to"
-    elif f"open {DEVICE}" in words:
+    from xloop.fuselib import advice  # here: only who is refused needs it
+
+    fix = advice(words)
+    if f"open {DEVICE}" in words:
         fix = probe().fix
-    elif "Operation not permitted" in words:
+    elif not fix and "Operation not permitted" in words:
         fix = f"{_HELPER} must be set-user-ID root: reinstall fuse3; in a container it needs the right besides: --cap-add SYS_ADMIN"
     return MountError(f"{mountpoint!r} cannot be mounted on: {words}", fix)
 

@@ -75,8 +75,10 @@ def load(major: int) -> Any:
     try:
         binding = import_module("mfusepy")
     except ImportError as exc:
+        from xloop.remedies import python_package  # here: only what is missing needs it
+
         raise BackendUnavailable(
-            f"mfusepy cannot be imported: {exc}", "install it: pip install mfusepy"
+            f"mfusepy cannot be imported: {exc}", f"install it: {python_package('mfusepy')}"
         ) from exc
     except (OSError, AttributeError, NotImplementedError) as exc:  # what it raises at import
         raise BackendUnavailable(f"mfusepy cannot use {name}: {exc}") from exc

@@ -17,6 +17,7 @@ from typing import Any
 
 from xloop.backend import Availability
 from xloop.errors import MountError, OptionError
+from xloop.fuselib import advice
 from xloop.options import SELINUX, MountOptions
 from xloop.registry import system
 
@@ -43,8 +44,13 @@ def probe(major: int) -> Availability:
             f"libfuse{major}",
         )
     if not _has_mfusepy():
+        from xloop.remedies import python_package  # here: only what is missing needs it
+
         return Availability(
-            False, "the Python package mfusepy is not installed", "pip install mfusepy", "mfusepy"
+            False,
+            "the Python package mfusepy is not installed",
+            f"install it: {python_package('mfusepy')}",
+            "mfusepy",
         )
     if not os.path.exists(DEVICE):
         return Availability(
@@ -200,13 +206,6 @@ def refused(said: str, mountpoint: str, major: int) -> MountError:
     lines = [line.removeprefix(f"{helper}: ").removeprefix("fuse: ") for line in said.splitlines()]
     why = "; ".join(filter(None, lines)) or f"libfuse {major} failed without a word"
     hints = (
-        (
-            "user_allow_other",
-            "let root write the line user_allow_other into /etc/fuse.conf, or leave out allow_other",
-        ),
-        ("too many FUSE filesystems", "raise mount_max in /etc/fuse.conf, or unmount some"),
-        ("no write access", "choose a mountpoint that this user owns and may write to"),
-        ("not owner", "choose a mountpoint that this user owns and may write to"),
         ("unknown option", f"libfuse {major} here does not know it: leave it out"),
         ("modprobe fuse", "load the kernel module (modprobe fuse)"),
         ("No such file or directory", f"is {helper} installed? apt-get install fuse3"),
@@ -215,5 +214,5 @@ def refused(said: str, mountpoint: str, major: int) -> MountError:
             f"{helper} must be set-user-ID root: reinstall fuse3; in a container it needs the right besides: --cap-add SYS_ADMIN",
         ),
     )
-    fix = next((way for words, way in hints if words in why), "")
+    fix = advice(why) or next((way for words, way in hints if words in why), "")
     return MountError(f"{mountpoint!r} cannot be mounted on: {why}", fix)

@@ -68,8 +68,13 @@ def probe(name: str) -> Availability:
     from importlib.util import find_spec  # here: finding is not importing, which may fail
 
     if find_spec("mfusepy") is None:
+        from xloop.remedies import python_package  # here: only what is missing needs it
+
         return Availability(
-            False, "the Python package mfusepy is not installed", "pip install mfusepy", "mfusepy"
+            False,
+            "the Python package mfusepy is not installed",
+            f"install it: {python_package('mfusepy')}",
+            "mfusepy",
         )
     return Availability(True)
 

@@ -34,10 +34,12 @@ class Winfsp:
         if library.find() is None:
             return Availability(False, "WinFsp is not installed", _INSTALL, "winfsp")
         if find_spec("refuse") is None:
+            from xloop.remedies import python_package  # here: only what is missing needs it
+
             return Availability(
                 False,
                 "the Python package refuse is not installed",
-                "pip install refuse==0.0.4",
+                f"install it: {python_package('refuse')}",
                 "refuse",
             )
         return Availability(True)
