@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from documents import Shell, commands, matches  # tests/plugins
 
 from xloop import registry
 
@@ -32,13 +33,40 @@ def installed(tmp_path: Path) -> Path:
     return site
 
 
-@pytest.mark.mount
-def test_the_example_mounts(installed: Path, tmp_path: Path, pytestconfig: pytest.Config) -> None:
+@pytest.fixture
+def can_mount(pytestconfig: pytest.Config) -> None:
     state = registry.load("devfuse").probe()
     if not state.ok:
         if pytestconfig.getoption("--require-mount", default=False):
             pytest.fail(f"--require-mount: {state.why}")
         pytest.skip(state.why)
+
+
+@pytest.mark.mount
+@pytest.mark.usefixtures("can_mount")
+def test_the_session_goes_as_it_is_printed(installed: Path, tmp_path: Path) -> None:
+    for name in ("project", "view"):
+        (tmp_path / name).mkdir()
+    env = {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": f"{installed}:{os.environ.get('PYTHONPATH', '')}",
+    }
+    shell = Shell(tmp_path, env)
+    try:
+        session = list(commands(PAGE, by="tests/libfuse/test_own_backend.py"))
+        assert len(session) == 4
+        for command in session:
+            status, printed = shell.run(command.text)
+            assert status == 0, printed
+            assert matches(command.shown, printed), printed
+    finally:
+        shell.end()
+        subprocess.run(["umount", "-l", tmp_path / "view"], stderr=subprocess.DEVNULL, check=False)
+
+
+@pytest.mark.mount
+@pytest.mark.usefixtures("can_mount")
+def test_the_example_mounts(installed: Path, tmp_path: Path) -> None:
     source, mountpoint, notes = tmp_path / "source", tmp_path / "mnt", tmp_path / "notes"
     source.mkdir()
     mountpoint.mkdir()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,6 +57,12 @@ def test_what_others_run_is_run(page: str) -> None:
         assert Path(page).name in (ROOT / test).read_text(encoding="utf-8"), test
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_no_command_is_printed_where_no_test_finds_it(page: str) -> None:
+    text = re.sub(r"^```.*?^```$", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.M | re.S)
+    assert not re.findall(r"^ {4,}\$ .*", text, re.MULTILINE)
+
+
 @pytest.mark.parametrize(
     ("shown", "printed", "same"),
     [
@@ -89,4 +96,5 @@ def test_how_a_page_is_read(tmp_path: Path) -> None:
         Command("yes", 17),
         Command("ls", 21, ["...", "y", "..."]),
     ]
+    assert list(commands(page, by="tests/other.py")) == [Command("no", 11)]
     assert run_by(page) == ["tests/other.py"]

@@ -43,20 +43,22 @@ def run_by(page: Path) -> list[str]:
     return re.findall(r"<!-- run by: (\S+) -->", page.read_text(encoding="utf-8"))
 
 
-def commands(page: Path) -> Iterator[Command]:
-    """Yield the commands of *page* that are not left to another test."""
+def commands(page: Path, by: str = "") -> Iterator[Command]:
+    """Yield the commands of *page* that are left to the test *by*; or to none in particular."""
     lines = page.read_text(encoding="utf-8").splitlines()
     if lines[0].startswith("<!-- run by:"):
         return
-    elsewhere = inside = among = False
+    whose = ""
+    inside = among = False
     last: Command | None = None
     for number, line in enumerate(lines, 1):
         if inside and line == "```":
-            inside = elsewhere = among = False
+            inside = among = False
+            whose = ""
             if last is not None:
                 yield last
             last = None
-        elif inside and not elsewhere:
+        elif inside and whose == by:
             if line.startswith("$ "):
                 if last is not None:
                     yield last
@@ -70,11 +72,12 @@ def commands(page: Path) -> Iterator[Command]:
         elif line == "```console":
             inside = True
         elif found := re.fullmatch(r"<!-- before: (.*) -->", line):
-            yield Command(found[1], number, hidden=True)
+            if whose == by:
+                yield Command(found[1], number, hidden=True)
         elif line == "<!-- among others -->":
             among = True
-        elif line.startswith("<!-- run by:"):
-            elsewhere = True
+        elif found := re.fullmatch(r"<!-- run by: (\S+) -->", line):
+            whose = found[1]
 
 
 def matches(shown: list[str], printed: list[str]) -> bool:
