@@ -64,7 +64,10 @@ def check_source(source: str) -> str:
     if not stat.S_ISDIR(found.st_mode):
         raise _no_directory("source", source, found.st_mode)
     if not os.access(path, os.X_OK):
-        raise MountError(f"source {source!r} may not be entered by this user")
+        raise MountError(
+            f"source {source!r} may not be entered by this user",
+            "let its owner give the right to (chmod +x), or mount as who has it",
+        )
     return os.path.realpath(path)
 
 

@@ -323,7 +323,7 @@ def test_a_stdout_that_is_full_is_told(spot: Spot) -> None:
     assert spot.run("umount", spot.mnt).returncode == 0
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may mount anywhere, without a helper")
+@pytest.mark.skipif(ROOT, reason="needs an ordinary user: root may mount anywhere")
 def test_a_user_is_told_where_mounting_is_allowed(spot: Spot) -> None:
     assert spot.run("mount", spot.source, spot.mnt).returncode == 0
     for args in (["/"], [spot.mnt / "inner"], ["--on-top", spot.mnt]):
@@ -332,6 +332,38 @@ def test_a_user_is_told_where_mounting_is_allowed(spot: Spot) -> None:
         spot.refused(done, "cannot be mounted on: ", "choose a mountpoint that this user owns")
     assert len(spot.mounts_below()) == 1
     assert spot.run("umount", spot.mnt).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("word", "words"),
+    [
+        ("passthrough", "the kernel allows passthrough to root (CAP_SYS_ADMIN) only"),
+        ("dev", "the option dev is root's"),
+        ("strictatime", "fusermount3 has no option strictatime"),
+    ],
+)
+@pytest.mark.skipif(ROOT, reason="needs an ordinary user: root may")
+def test_what_is_root_s_is_refused_to_a_user(word: str, words: str, spot: Spot) -> None:
+    done = spot.run("mount", "--backend", "devfuse", "-o", word, spot.source, spot.mnt)
+    assert done.returncode == 1
+    spot.refused(done, words, f"leave out {word}, or mount as root")
+    assert spot.mounted() is None
+
+
+@pytest.mark.skipif(ROOT, reason="needs an ordinary user: root may enter")
+def test_a_source_that_may_not_be_entered_is_named(spot: Spot) -> None:
+    (spot.source / "inner").chmod(0)
+    done = spot.run("mount", "source/inner", spot.mnt)
+    (spot.source / "inner").chmod(0o700)
+    assert done.returncode == 1
+    spot.refused(done, "source 'source/inner' may not be entered by this user", "let its owner")
+
+
+@pytest.mark.skipif(os.path.exists("/sys/fs/selinux/enforce"), reason="SELinux is enabled here")
+def test_a_label_where_there_is_no_selinux_is_refused(spot: Spot) -> None:
+    done = spot.run("mount", "-o", "context=u:r:t:s0", spot.source, spot.mnt)
+    assert done.returncode == 1
+    spot.refused(done, "context", "leave out context")
 
 
 def test_a_server_without_descriptors_says_so(spot: Spot, flags: Flags) -> None:

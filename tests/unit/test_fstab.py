@@ -205,6 +205,30 @@ def test_a_tree_for_another_machine_is_not_left(tmp_path: Path) -> None:
         helpers.install(str(tmp_path / "root"))
 
 
+@pytest.mark.skipif(not mountflags.CALLS_HELPERS, reason="helpers exist on Linux only")
+def test_what_may_not_be_a_helper_is_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(helpers, "_what_runs", lambda: [str(tmp_path)])
+    monkeypatch.setattr(helpers, "_problem", lambda path: f"{path!r} belongs to user 1234")
+    with pytest.raises(XloopError, match="root would run what others can change") as info:
+        helpers.install(str(tmp_path))
+    assert "/opt/xloop/bin/xloop install-helpers" in info.value.fix
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(not mountflags.CALLS_HELPERS, reason="helpers exist on Linux only")
+def test_an_interpreter_without_xloop_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bare = tmp_path / "python"
+    bare.write_text("#!/bin/sh\necho no xloop >&2\nexit 1\n")
+    bare.chmod(0o755)
+    monkeypatch.setattr(helpers.process, "interpreter", lambda: str(bare))
+    with pytest.raises(XloopError, match="does not find xloop by itself: no xloop"):
+        helpers.install(str(tmp_path))
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root: only root can give a file away")
 def test_what_others_can_change_is_not_trusted(tmp_path: Path) -> None:
     place = tmp_path / "place"

@@ -99,7 +99,7 @@ def test_an_unknown_word_is_named_with_the_nearest_known_one(
 @pytest.mark.parametrize(
     ("word", "expected"),
     [
-        ("fsname", "fsname=NAME"),
+        ("fsname", "needs a value\nwrite fsname=NAME"),
         ("attr_timeout", "attr_timeout=SECONDS"),
         ("ro=1", "just 'ro'"),
         ("fsname=", "not empty"),
@@ -140,22 +140,26 @@ def test_options_that_contradict_each_other_are_both_named() -> None:
 
 
 @pytest.mark.parametrize(
-    "fields",
+    ("fields", "words"),
     [
-        {"allow_other": True, "allow_root": True},
-        {"atime": "sometimes"},
-        {"attr_timeout": -1},
-        {"entry_timeout": float("nan")},
-        {"max_read": 512},
-        {"max_threads": 0},
-        {"poll": -1},
-        {"subtype": ""},
-        {"fsname": "a\0b"},
+        ({"allow_other": True, "allow_root": True}, "contradict each other"),
+        ({"atime": "sometimes"}, "'sometimes' is none of "),
+        ({"attr_timeout": -1}, "-1 is not from 0 to "),
+        ({"entry_timeout": float("nan")}, "nan is not from 0 to "),
+        ({"max_read": 512}, "512 is not a number of bytes from 4096 up"),
+        ({"max_threads": 0}, "option 'threads': 0 is not from 1 to "),
+        ({"poll": -1}, "-1 is not a number of microseconds"),
+        ({"subtype": ""}, "'subtype'"),
+        ({"fsname": "a\0b"}, "a NUL byte ends a name"),
+        ({"context": 'a"b'}, "a label holds no quotes"),
     ],
 )
-def test_wrong_options_cannot_be_made_in_python_either(fields: dict[str, object]) -> None:
-    with pytest.raises(OptionError):
+def test_wrong_options_cannot_be_made_in_python_either(
+    fields: dict[str, object], words: str
+) -> None:
+    with pytest.raises(OptionError) as info:
         with_fields(MountOptions(), fields)
+    assert words in info.value.why
 
 
 def test_a_field_that_does_not_exist_is_named_with_the_nearest_that_does() -> None:

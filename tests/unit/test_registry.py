@@ -97,6 +97,7 @@ def test_auto_gives_the_reasons_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
     bundle(monkeypatch, bad="sample_bad", broken="sample_broken")
     with pytest.raises(BackendUnavailable) as info:
         registry.choose()
+    assert info.value.why.startswith("no backend can mount here: ")
     assert "the moon is full" in info.value.why
     assert "a_module_that_is_not_there" in info.value.why
     assert "wait a night" in info.value.fix
@@ -129,7 +130,7 @@ def test_an_entry_point_cannot_take_over_a_bundled_name(monkeypatch: pytest.Monk
     [
         ("missing", "NotThere"),
         ("broken", "a_module_that_is_not_there"),
-        ("unmade", "no hands"),
+        ("unmade", "cannot be loaded: RuntimeError: no hands"),
         ("nothing", "probe"),
     ],
 )
@@ -140,6 +141,15 @@ def test_a_foreign_backend_that_is_broken_says_how(
     with pytest.raises(BackendUnavailable, match=reason) as info:
         registry.choose(name)
     assert f"'{name}'" in info.value.why
+
+
+def test_one_that_cannot_mount_for_one_command_alone_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bundle(monkeypatch, good="sample_good")
+    for name in ("good", "auto"):
+        with pytest.raises(BackendUnavailable, match="cannot be served from outside"):
+            registry.choose_private(name)
 
 
 def test_an_unknown_name_is_answered_with_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
