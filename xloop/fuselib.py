@@ -23,7 +23,9 @@ T = TypeVar("T")
 
 
 _OWN = "choose a mountpoint that this user owns and may write to"
-_INSIDE = f"{_OWN}; inside of a user's mount, or on top of one, it takes root, or that mount allow_other"
+_INSIDE = (
+    f"{_OWN}; inside of a user's mount, or on top of one, it takes root, or that mount allow_other"
+)
 
 #: What is in the words of fusermount and fusermount3 (util/fusermount.c of libfuse), and the way out.
 _ADVICE = (

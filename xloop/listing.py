@@ -135,14 +135,8 @@ def status(mountpoint: str) -> dict[str, Any]:
     path = mounts.locate(mountpoint, table)
     entry = mounts.mount_at(table, path)
     if entry is None:
-        around = mounts.containing(table, path)
-        inside = around is not None and around.fstype == "fuse.xloop"
-        raise XloopError(
-            f"{path!r} is not a mountpoint: nothing is mounted there",
-            f"it lies in a mount: {mounts.command('status', around.mountpoint)}"
-            if inside and around is not None
-            else f"to see what is: {mounts.command('list')}",
-        )
+        there = mounts.nothing_there(table, path, "status")
+        raise XloopError(there.why, there.fix)
     found = records.find(entry)
     if found is None:
         raise _cannot_ask(entry)

@@ -294,16 +294,19 @@ def meant(mountpoint: str | os.PathLike[str], *, subtype: str) -> MountEntry:
     return entry
 
 
-def nothing_there(table: Sequence[MountEntry], path: str) -> UnmountError:
-    """Return the error that says what is at *path*, where nothing is mounted."""
+def nothing_there(table: Sequence[MountEntry], path: str, wanted: str = "umount") -> UnmountError:
+    """Return the error that says what is at *path*, where nothing is mounted.
+
+    *wanted*: the command that was to be done there.
+    """
     around = containing(table, path)
     if around is not None and around.fstype == "fuse.xloop":
         return UnmountError(
             f"{path!r} is not a mountpoint: it lies inside the mount {around.mountpoint!r}",
-            f"to unmount that: {command('umount', around.mountpoint)}",
+            f"if that is meant: {command(wanted, around.mountpoint)}",
         )
     shown = [e.mountpoint for e in table if (e.fstype, e.source) == ("fuse.xloop", path)]
-    fix = "\n".join(f"it is shown at {where!r}: {command('umount', where)}" for where in shown)
+    fix = "\n".join(f"it is shown at {where!r}: {command(wanted, where)}" for where in shown)
     fix = fix or f"to see what is mounted: {command('list')}"
     if around is None or not around.is_fuse:
         # Not inside anything that may hang: worth a look why.

@@ -97,11 +97,14 @@ def test_what_cannot_be_asked_is_named(spot: Spot) -> None:
     spot.refused(
         spot.run("status", spot.mnt), "is not a mountpoint: nothing is mounted there", "xloop list"
     )
+    spot.refused(spot.run("status", "missing"), "does not exist", "xloop list")
     spot.refused(spot.run("status", "/proc"), "'/proc' is not a mount of xloop: its type is proc")
     assert spot.run("mount", spot.source, spot.mnt).returncode == 0
     spot.refused(
         spot.run("status", spot.mnt / "inner"), "is not a mountpoint", f"xloop status {spot.mnt}"
     )
+    done = spot.run("status", spot.source)
+    spot.refused(done, f"it is shown at {str(spot.mnt)!r}: xloop status {spot.mnt}")
     pid = spot.server()
     os.kill(pid, signal.SIGSTOP)
     try:

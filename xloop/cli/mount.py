@@ -40,7 +40,9 @@ class _MountCommand(click.Command):
             word = "ro" if word == "r" else word  # as mount(8) has it
             if not any(word == option.key or word in option.words for option in TABLE):
                 raise
-            ctx.fail(f"no such option {exc.option_name!r}; mount options are written after -o: -o {word}")
+            ctx.fail(
+                f"no such option {exc.option_name!r}; mount options are written after -o: -o {word}"
+            )
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         super().format_options(ctx, formatter)
