@@ -78,6 +78,7 @@ system_packages() {
     needed fio fio
     needed gcc gcc
     needed git git
+    needed inotifywait inotify-tools
     needed make make
     needed ps procps
     needed rsync rsync

@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Final, NamedTuple, Protocol
 
-from xloop.types import Attr, Ino
+from xloop.types import Attr, Entry, Ino
 
 __all__ = [
     "ATTRIB",
@@ -61,6 +61,9 @@ class Change(NamedTuple):
     cookie: int = 0
     #: The thread that did it, where the system tells; else 0.
     thread: int = 0
+    #: What the system calls *directory* and *target* by, where that tells more than their numbers, which are
+    #: used again: see :meth:`Watch.is_same`.
+    handles: tuple[bytes, bytes] = (b"", b"")
 
 
 class Watch(Protocol):
@@ -108,6 +111,20 @@ class Watch(Protocol):
 
     def attributes_hold(self, token: int, ino: Ino, attr: Attr) -> bool:
         """Tell whether *attr*, read of *ino*, holds."""
+        ...
+
+    def recall(self, ino: Ino) -> Entry | None:
+        """Return what *ino* is or was, if it is known, under whatever name.  Lookup count: +1.
+
+        What is gone has no names any more (nlink), and may have nothing left but its type.
+        """
+        ...
+
+    def is_same(self, ino: Ino, handle: bytes) -> bool:
+        """Tell whether *ino* is what a change meant by *handle*, and not what has its number by now.
+
+        True where that cannot be told: it is gone, or there is no handle.
+        """
         ...
 
     def name_of(self, ino: Ino) -> tuple[Ino, bytes] | None:

@@ -290,6 +290,14 @@ class NodeTable:
         node = self.get(ino)
         return node if node is None or (node.st_ino == ino and node.dev == dev) else None
 
+    def again(self, ino: Ino) -> Node | None:
+        """Return the node of *ino*, if it is known, and raise its lookup count by 1."""
+        with self._lock:
+            node = self._by_ino.get(ino)
+            if node is not None:
+                node.nlookup += 1
+        return node
+
     def all(self) -> list[Node]:
         """Return every node that is known at this moment."""
         with self._lock:

@@ -29,6 +29,8 @@ __all__ = [
 
 CACHE_MODES: Final = ("none", "timeout", "coherent", "auto")
 
+EVENT_MODES: Final = ("relay", "off", "auto")
+
 ATIME_MODES: Final = ("relatime", "strictatime", "noatime")
 
 #: The kernel drops a smaller max_read without a word and takes this instead.
@@ -103,6 +105,9 @@ class MountOptions:
     #: it changes: the source is watched, or the mount fails), "auto" (coherent where the source can be
     #: watched, else timeout).
     cache: str = "timeout"
+    #: Whether changes that others make on the source appear to those who watch the mount (inotify): "relay" (or
+    #: the mount fails), "off", "auto" (where the source is watched anyway, for the cache, by fanotify).
+    events: str = "auto"
     #: Let the kernel read, write and map the source's files without asking.  None: where it
     #: can be had.  True: fail the mount if it cannot.  False: never.
     passthrough: bool | None = None
@@ -117,6 +122,13 @@ class MountOptions:
 
     def __post_init__(self) -> None:
         check(self)
+
+    @property
+    def may_relay(self) -> bool:
+        """Whether events are relayed if the source can be watched."""
+        if self.events == "auto":
+            return self.cache in ("coherent", "auto")
+        return self.events == "relay"
 
     def timed(self) -> MountOptions:
         """Return these options with the timeouts that follow from cache=none."""
@@ -136,6 +148,10 @@ def check(options: MountOptions) -> None:
         raise OptionError(f"option 'atime': {options.atime!r} is none of {', '.join(ATIME_MODES)}")
     if options.cache not in CACHE_MODES:
         raise OptionError(f"option 'cache': {options.cache!r} is none of {', '.join(CACHE_MODES)}")
+    if options.events not in EVENT_MODES:
+        raise OptionError(
+            f"option 'events': {options.events!r} is none of {', '.join(EVENT_MODES)}"
+        )
     if options.fsname is not None and "\0" in options.fsname:
         # Everything else may stand there: the kernel escapes blanks and newlines in its
         # tables, and a backend escapes what its mount helper would split at.
@@ -246,6 +262,12 @@ def _cache_mode(text: str) -> str:
     return text
 
 
+def _event_mode(text: str) -> str:
+    if text not in EVENT_MODES:
+        raise ValueError(f"one of {', '.join(EVENT_MODES)}")
+    return text
+
+
 #: Every word that -o knows.  The parser and --help are made from it.
 TABLE: Final[tuple[Option, ...]] = (
     Option("read_only", "Allow changes, or refuse every one.", {"rw": False, "ro": True}),
@@ -348,6 +370,14 @@ TABLE: Final[tuple[Option, ...]] = (
         key="cache",
         metavar="none|timeout|coherent|auto",
         convert=_cache_mode,
+    ),
+    Option(
+        "events",
+        "Whether changes made on the source appear to programs that watch the mount. Default: auto, where the"
+        " source is watched for the cache anyway.",
+        key="events",
+        metavar="relay|off|auto",
+        convert=_event_mode,
     ),
     Option(
         "passthrough",

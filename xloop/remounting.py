@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import os
+from dataclasses import replace
 
 from xloop import records
 from xloop.control_socket import ask
@@ -44,6 +45,9 @@ def remount(mountpoint: str, wanted: Wanted, *, fake: bool = False) -> None:
     if current is not None:
         known = {field: getattr(current, field) for field in wanted.fields} | known
     fixed = fixed_by_mounting(wanted, known)
+    relays = current is not None and current.may_relay
+    if current is not None and relays and current.read_only and not wanted.options.read_only:
+        fixed.append("rw (while events are relayed)")  # the server itself refuses changes then
     if fixed:
         raise OptionError(
             f"remount cannot change {', '.join(fixed)} of the mount at {mountpoint!r}",
@@ -52,7 +56,12 @@ def remount(mountpoint: str, wanted: Wanted, *, fake: bool = False) -> None:
     if fake:
         return
     try:
-        mountflags.remount(path, wanted.options)
+        if relays:
+            # Events come through another mount of the file system, which stays writable.
+            mountflags.remount(path, replace(wanted.options, read_only=False))
+            mountflags.restrict(path, wanted.options)
+        else:
+            mountflags.remount(path, wanted.options)
     except OSError as exc:
         raise _refused(mountpoint, exc) from exc
     if found is not None and current is not None:

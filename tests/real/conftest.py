@@ -2,8 +2,8 @@
 """The mounts and the options of the real-program tests.  Owns no test.
 
 Programs, by the names that Debian's apt-get install wants:
-    acl attr busybox-static fio fuse3 gcc git libc6-dev make podman procps python3-venv rsync runc sqlite3
-    tar uidmap util-linux
+    acl attr busybox-static fio fuse3 gcc git inotify-tools libc6-dev make podman procps python3-venv rsync
+    runc sqlite3 tar uidmap util-linux
 
     pytest tests/real                       over devfuse, and a part over libfuse 3 too
     pytest tests/real --subject native      without any mount: validates the tests

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import pytest
 
-from xloop.errors import MountError
+from xloop.errors import MountError, OptionError
 from xloop.options import MountOptions
-from xloop_backends.devfuse import abi
+from xloop_backends.devfuse import DevFuse, abi, device
 from xloop_backends.devfuse.abi import Init
 from xloop_backends.devfuse.negotiate import Terms, negotiate
 from xloop_backends.devfuse.session import _extended
@@ -124,3 +124,17 @@ def test_a_request_tells_the_label_of_a_new_file() -> None:
     caller = _extended(1, 2, 3, memoryview(extension + group))
     assert caller.label == (b"security.selinux", value)
     assert caller.groups == (0,)
+
+
+def test_directories_have_handles_where_events_are_relayed() -> None:
+    for options in ({"events": "relay"}, {"events": "auto", "cache": "coherent"}):
+        assert not _agree(_init(), **options)[0].has(Init.NO_EXPORT_SUPPORT)
+    for options in ({}, {"events": "off", "cache": "coherent"}, {"cache": "timeout"}):
+        assert _agree(_init(), **options)[0].has(Init.NO_EXPORT_SUPPORT)
+
+
+def test_events_are_refused_to_others_than_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "privileged", lambda: False)
+    DevFuse().check_options(MountOptions(events="auto", cache="coherent"))
+    with pytest.raises(OptionError, match="only root"):
+        DevFuse().check_options(MountOptions(events="relay"))

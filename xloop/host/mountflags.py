@@ -14,12 +14,13 @@ from typing import Final
 from xloop.host.mounttable import MountEntry
 from xloop.options import MountOptions
 
-__all__ = ["CALLS_HELPERS", "flags_of", "options_of", "remount", "words_of"]
+__all__ = ["CALLS_HELPERS", "flags_of", "options_of", "remount", "restrict", "words_of"]
 
 #: Whether mount(8) is util-linux's, which looks for /sbin/mount.TYPE.
 CALLS_HELPERS: Final = sys.platform == "linux"
 
 _MS_REMOUNT: Final = 32
+_MS_BIND: Final = 4096
 
 #: Flags by their words, as mount(8) and the kernel's tables spell them.  sys/mount.h
 _FLAGS: Final = {
@@ -64,13 +65,21 @@ def remount(path: str, options: MountOptions) -> None:
     Where no option says when access times move, that stays as it is.  EBUSY: it shall become read-only, and
     files are open for writing.
     """
+    _remount(path, flags_of(options))
+
+
+def restrict(path: str, options: MountOptions) -> None:
+    """Do the same to this mount alone, and not to the file system, of which there may be other mounts."""
+    _remount(path, _MS_BIND | flags_of(options))
+
+
+def _remount(path: str, flags: int) -> None:
     if sys.platform != "linux":
         raise OSError(errno.EOPNOTSUPP, "remounting is not supported here")
     import ctypes  # here: what only reads the flags need not pay for it
 
     libc = ctypes.CDLL(None, use_errno=True)
-    flags = ctypes.c_ulong(_MS_REMOUNT | flags_of(options))
-    if libc.mount(None, os.fsencode(path), None, flags, None):
+    if libc.mount(None, os.fsencode(path), None, ctypes.c_ulong(_MS_REMOUNT | flags), None):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number), path)
 

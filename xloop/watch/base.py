@@ -39,7 +39,7 @@ from xloop.changes import MODIFY, OVERFLOW, Change
 from xloop.host import Descriptor, host, linux_watch, mounttable
 from xloop.host.base import Watchable
 from xloop.nodes import Node, NodeTable
-from xloop.types import Attr, Ino
+from xloop.types import Attr, Entry, Ino
 
 __all__ = ["LOOK", "PACE", "OpenFiles", "SourceWatch", "is_directory"]
 
@@ -196,6 +196,20 @@ class SourceWatch:
         return frozenset(entry for entry in mounttable.read() if entry.mountpoint.startswith(top))
 
     # -- what is known ------------------------------------------------------------------
+
+    def recall(self, ino: Ino) -> Entry | None:
+        node = self._nodes.again(ino)
+        if node is None:
+            return None
+        try:
+            attr = host.statx(self._nodes.ref(node))
+        except OSError:
+            attr = Attr.make(node.kind | 0o600, ino=node.st_ino, nlink=0)
+            return Entry(ino, attr, 0, 0)
+        return Entry(ino, self._nodes.shown(attr), 0, 0)
+
+    def is_same(self, ino: Ino, handle: bytes) -> bool:
+        return True
 
     def name_of(self, ino: Ino) -> tuple[Ino, bytes] | None:
         node = self._nodes.get(ino)

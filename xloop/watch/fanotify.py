@@ -180,33 +180,42 @@ class FanotifyWatch(SourceWatch):
         name = b""
         new_directory: Ino | None = None
         new_name = b""
+        handle = target_handle = new_handle = b""
         while at < end:
             kind, length, fsid, size, handle_kind = INFO.unpack_from(events, at)
             begin = at + INFO.size
-            node = self._node(fsid, handle_kind, events[begin : begin + size])
+            data = events[begin : begin + size]
+            node = self._node(fsid, handle_kind, data)
             if kind == linux_watch.INFO_FID:
-                target = node
+                target, target_handle = node, data
             else:
                 text = events[begin + size : at + length].split(b"\0", 1)[0]
                 if kind == linux_watch.INFO_NEW_DFID_NAME:
-                    new_directory, new_name = node, text
+                    new_directory, new_name, new_handle = node, text, data
                 else:
-                    directory, name = node, text
+                    directory, name, handle = node, text, data
             at += length
         if name == b".":  # the directory itself
             target, directory, name = directory, None, b""
+            target_handle = handle
         if directory is None and target is None and new_directory is None:
             return
         if mask & FAN_RENAME:
             cookie = next(self._cookies)
             kind = mask & ISDIR
-            changes.append(Change(kind | MOVED_FROM, directory, name, target, cookie, thread))
-            changes.append(Change(kind | MOVED_TO, new_directory, new_name, target, cookie, thread))
+            both = target, cookie, thread
+            changes.append(
+                Change(kind | MOVED_FROM, directory, name, *both, (handle, target_handle))
+            )
+            changes.append(
+                Change(kind | MOVED_TO, new_directory, new_name, *both, (new_handle, target_handle))
+            )
             mask &= ~FAN_RENAME
-            directory, name = new_directory, new_name
+            directory, name, handle = new_directory, new_name, new_handle
             if not mask & ~ISDIR:
                 return
-        changes.append(Change(mask & _KINDS, directory, name, target, 0, thread))
+        handles = handle, target_handle
+        changes.append(Change(mask & _KINDS, directory, name, target, 0, thread, handles))
 
     def _node(self, fsid: bytes, kind: int, handle: bytes) -> Ino | None:
         found = _number(kind, handle)
@@ -218,6 +227,15 @@ class FanotifyWatch(SourceWatch):
             return None
         node = self._nodes.at(dev, number)
         return None if node is None else node.ino
+
+    def is_same(self, ino: Ino, handle: bytes) -> bool:
+        node = self._nodes.get(ino)
+        if node is None or not handle:
+            return True
+        try:
+            return linux_watch.file_handle(self._nodes.ref(node)).data == handle
+        except OSError:
+            return True
 
     def status(self) -> dict[str, object]:
         return {

@@ -9,6 +9,7 @@ locks in waits, data that the kernel moves by itself in passthrough, what xloop 
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from xloop.backend import Availability, Session
@@ -53,9 +54,19 @@ class DevFuse:
                 raise OptionError(
                     f"fusermount3 has no option {word}", f"leave out {word}, or mount as root"
                 )
+        if options.events == "relay":
+            raise OptionError(
+                "only root can relay events: to others the kernel does not tell who has changed something",
+                "leave out events, or mount as root",
+            )
 
     def mount(self, operations: Operations, mountpoint: str, options: MountOptions) -> Session:
         checks = _kernel_checks(options)
+        if options.read_only and options.may_relay and device.privileged():
+            from xloop.layers import ReadOnly
+
+            # The kernel's file system is writable then, and only this mount of it is not.
+            operations = ReadOnly(operations)
         connection = device.attach(mountpoint, options, default_permissions=checks)
         return _session(operations, os.path.abspath(mountpoint), options, connection)
 
@@ -84,11 +95,17 @@ class DevFuse:
             )
 
     def attach(self, mountpoint: str, options: MountOptions) -> Descriptor:
-        return device.mount(mountpoint, options, _kernel_checks(options))
+        if options.events == "relay":
+            raise OptionError(
+                "events cannot be relayed to a mount namespace of its own: xloop does not get in there",
+                "leave out events, or use xloop mount",
+            )
+        return device.mount(mountpoint, replace(options, events="off"), _kernel_checks(options))
 
     def adopt(
         self, connection: Descriptor, operations: Operations, shown: str, options: MountOptions
     ) -> Session:
+        options = replace(options, events="off")
         return _session(operations, shown, options, connection, elsewhere=True)
 
 

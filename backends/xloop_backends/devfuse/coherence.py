@@ -217,7 +217,7 @@ class Coherence:
         with self._lock:
             pending = self._pending
             inodes = pending.inodes
-            for kind, directory, name, target, _, _ in changes:
+            for kind, directory, name, target, *_ in changes:
                 if kind & OVERFLOW:
                     pending.everything = True
                     continue

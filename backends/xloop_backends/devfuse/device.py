@@ -12,11 +12,13 @@ import errno
 import fcntl
 import os
 import socket
+from contextlib import suppress
+from dataclasses import replace
 
 from xloop.backend import Availability
 from xloop.errors import MountError
-from xloop.host import Descriptor, namespaces
-from xloop.host.mountflags import flags_of, words_of
+from xloop.host import Descriptor, mounttable, namespaces
+from xloop.host.mountflags import flags_of, restrict, words_of
 from xloop.host.namespaces import may_mount as privileged
 from xloop.options import SELINUX, MountOptions
 
@@ -128,10 +130,11 @@ def mount(mountpoint: str, options: MountOptions, default_permissions: bool) -> 
         *_common(options, default_permissions),
     ]
     fstype = f"fuse.{options.subtype}"
+    # Events are relayed through another mount of the same file system: that has to be writable, where this one is not.
+    apart = options.read_only and options.may_relay
+    flags = flags_of(replace(options, read_only=False) if apart else options)
     try:
-        namespaces.mount(
-            options.fsname or "xloop", mountpoint, fstype, flags_of(options), ",".join(words)
-        )
+        namespaces.mount(options.fsname or "xloop", mountpoint, fstype, flags, ",".join(words))
     except OSError as exc:
         fix = ""
         if exc.errno in (errno.EPERM, errno.EACCES):
@@ -139,6 +142,13 @@ def mount(mountpoint: str, options: MountOptions, default_permissions: bool) -> 
         elif exc.errno == errno.ENODEV:
             fix = "this kernel has no FUSE: load the module (modprobe fuse)"
         raise MountError(f"{mountpoint!r} cannot be mounted on: {exc.strerror}", fix) from exc
+    if apart:
+        try:
+            restrict(mountpoint, options)
+        except OSError as exc:
+            with suppress(OSError):
+                mounttable.unmount(mountpoint, lazy=True)
+            raise MountError(f"{mountpoint!r} cannot be made read-only: {exc.strerror}") from exc
     return fd
 
 

@@ -255,15 +255,15 @@ class Handlers(Replies):
     # -- files --------------------------------------------------------------------------
 
     def _open_flags(
-        self, ino: Ino, opened: Opened, flags: int, mode: int | None = None
+        self, ino: Ino, opened: Opened, flags: int, pid: int, mode: int | None = None
     ) -> tuple[int, int]:
-        """Return the FOPEN flags and the backing id for an open; *mode*: the file's, where known."""
+        """Return the FOPEN flags and the backing id for an open by *pid*; *mode*: the file's, where known."""
         answer = abi.FOPEN_NONSEEKABLE if opened.nonseekable else 0
         if opened.no_flush and flags & os.O_ACCMODE == os.O_RDONLY:
             answer |= abi.FOPEN_NOFLUSH
         if self.passthrough is not None:
             wanted = None if opened.direct_io else opened.fd
-            backing_id = self.passthrough.opened(ino, opened.handle, wanted, flags, mode)
+            backing_id = self.passthrough.opened(ino, opened.handle, wanted, flags, pid, mode)
             if backing_id:
                 if ino in self._written:
                     self._notify_attributes(ino)
@@ -286,7 +286,7 @@ class Handlers(Replies):
         flags, open_flags = abi.OPEN_IN.unpack_from(body)
         kill = bool(open_flags & abi.OPEN_KILL_SUIDGID)
         opened = self.ops.open(caller, nodeid, flags, kill_suidgid=kill)
-        answer, backing_id = self._open_flags(nodeid, opened, flags)
+        answer, backing_id = self._open_flags(nodeid, opened, flags, caller.pid)
         if not self._send(
             fd,
             _OPEN_REPLY.pack(_OPEN_REPLY.size, 0, unique, opened.handle, answer, backing_id),
@@ -298,15 +298,17 @@ class Handlers(Replies):
         (name,) = _strings(body[abi.CREATE_IN.size :], 1)
         kill = bool(open_flags & abi.OPEN_KILL_SUIDGID)
         entry, opened = self.ops.create(caller, nodeid, name, flags, mode, umask, kill_suidgid=kill)
-        self._created(fd, unique, entry, opened, flags)
+        self._created(fd, unique, entry, opened, flags, caller.pid)
 
     def tmpfile(self, fd: int, unique: int, nodeid: Ino, caller: Caller, body: memoryview) -> None:
         flags, mode, umask, _open_flags = abi.CREATE_IN.unpack_from(body)
         entry, opened = self.ops.tmpfile(caller, nodeid, flags, mode, umask)
-        self._created(fd, unique, entry, opened, flags)
+        self._created(fd, unique, entry, opened, flags, caller.pid)
 
-    def _created(self, fd: int, unique: int, entry: Entry, opened: Opened, flags: int) -> None:
-        answer, backing_id = self._open_flags(entry.ino, opened, flags, entry.attr.mode)
+    def _created(
+        self, fd: int, unique: int, entry: Entry, opened: Opened, flags: int, pid: int
+    ) -> None:
+        answer, backing_id = self._open_flags(entry.ino, opened, flags, pid, entry.attr.mode)
         if not self._send(
             fd,
             _CREATE_REPLY.pack(

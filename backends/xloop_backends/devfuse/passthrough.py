@@ -22,6 +22,7 @@ import os
 import stat
 import threading
 from collections import OrderedDict
+from collections.abc import Callable
 
 from xloop.host import host
 from xloop.types import HandleId, Ino
@@ -73,11 +74,21 @@ class Passthrough:
         #: a file moves its mtime and nobody is told: its attributes must not be believed for any
         #: time.  What is open for writing only cannot be mapped, and a write the kernel notices.
         self.written: set[Ino] = set()
+        #: Inodes that are open for writing with passthrough, and the threads that opened them.
+        self.writers: dict[Ino, dict[HandleId, int]] = {}
+        #: Called with an inode and the thread that had opened it when one of these is closed.
+        self.on_closed: Callable[[Ino, int], None] | None = None
 
     def opened(
-        self, ino: Ino, handle: HandleId, fd: int | None, flags: int, mode: int | None = None
+        self,
+        ino: Ino,
+        handle: HandleId,
+        fd: int | None,
+        flags: int,
+        pid: int,
+        mode: int | None = None,
     ) -> int:
-        """Note one more open of *ino* and return its backing id, or 0 for an open that we serve.
+        """Note one more open of *ino* by *pid*; return its backing id, or 0 for an open that we serve.
 
         *fd*: the real file that the open offers; None: it offers none.  *mode*: the file's, where that is known.
         """
@@ -87,6 +98,8 @@ class Passthrough:
             if use is None:
                 use = self._first(ino, fd, access, mode)
             use.opens += 1
+            if access != os.O_RDONLY and use.backing_id:
+                self.writers.setdefault(ino, {})[handle] = pid
             if access == os.O_RDWR and use.backing_id:
                 if use.maps is None:
                     use.maps = set()
@@ -116,6 +129,13 @@ class Passthrough:
             if use is None:
                 return
             use.opens -= 1
+            writers = self.writers.get(ino)
+            if writers is not None and handle in writers:
+                pid = writers.pop(handle)
+                if not writers:
+                    del self.writers[ino]
+                if self.on_closed is not None:
+                    self.on_closed(ino, pid)
             if use.maps is not None and handle in use.maps:
                 use.maps.discard(handle)
                 if not use.maps:

@@ -46,6 +46,7 @@ from .waits import WAKE, Waits
 
 if TYPE_CHECKING:
     from .coherence import Coherence
+    from .relay import Relay
 
 __all__ = ["DevFuseSession"]
 
@@ -106,7 +107,9 @@ class DevFuseSession:
         self._terms: Terms | None = None
         self._passthrough: Passthrough | None = None
         self._handlers: Handlers | None = None
+        self._watch: Watch | None = None
         self._coherence: Coherence | None = None
+        self._relay: Relay | None = None
         #: Why the source is not watched, though that was wanted.
         self._unwatched = ""
         self._waits = Waits(self._reply_to_wait)
@@ -132,10 +135,16 @@ class DevFuseSession:
             try:
                 self._begin_to_watch()
                 self._make_handlers()
+                if self._relay is not None:
+                    self._relay.start()
+                if self._watch is not None and self._coherence is None:
+                    self._watch.start()
                 if ready is not None:
                     ready()
                 self._crew.run()
             finally:
+                if self._relay is not None:
+                    self._relay.close()
                 self._waits.close()
                 self._ops.destroy()
                 if self._coherence is not None:
@@ -146,6 +155,8 @@ class DevFuseSession:
             # The last descriptor: if the mount is still there, nobody must wait for an answer.
             null = Descriptor(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
             os.dup2(null, self._connection, inheritable=False)
+            if self._relay is not None:
+                self._relay.join()
             # The table and the handlers hold each other: let the source's descriptors go now.
             self._table = []
             self._handlers = None
@@ -209,6 +220,44 @@ class DevFuseSession:
         self._table = self._handlers.table()
         self._table[Opcode.INTERRUPT] = self._interrupt
         self._table[Opcode.INIT] = None
+        if self._watch is not None:
+            self._make_relay(self._watch)
+
+    def _make_relay(self, watch: Watch) -> None:
+        """Have changes that are told repeated, where that is wanted: see :mod:`.relay`."""
+        events = self._options.events
+        if events == "off" or watch.how != "fanotify":
+            if events == "relay":
+                refused = watch.status().get("refused", watch.how)
+                raise MountError(f"events=relay is not to be had: {refused}", "leave out events")
+            return
+        from .play import Play  # here: few mounts are watched
+        from .reach import Reach
+        from .relay import Relay
+        from .writers import Writers
+
+        assert self._mounted is not None
+        device = os.makedev(*self._mounted.device)
+        writers = None
+        if self._passthrough is not None:
+            writers = Writers(self._passthrough, device, watch.recall, self._ops.forget)
+        play = Play(
+            self._ops,
+            self._options,
+            self._passthrough,
+            self._connection,
+            self._table,
+            watch.recall,
+        )
+        self._relay = Relay(
+            self._ops,
+            watch,
+            play,
+            Reach(play, watch, self._mountpoint, device),
+            writers,
+            self._connection,
+            own=self._tids,
+        )
 
     def _lists_without_opening(self, watch: Watch, terms: Terms) -> bool:
         """Whether opening a directory decides nothing: see :mod:`.coherent`."""
@@ -224,18 +273,26 @@ class DevFuseSession:
 
     def _begin_to_watch(self) -> None:
         """Watch the source, where that is wanted.  MountError: it is wanted, and not to be had."""
-        if self._options.cache not in ("coherent", "auto"):
+        coherent = self._options.cache in ("coherent", "auto")
+        if not coherent and self._options.events != "relay":
             return
         try:
             watch = self._ops.watch(self._tids)
         except OSError as exc:
             self._unwatched = exc.strerror or str(exc)
-            if self._options.cache == "auto":
-                return
-            raise MountError(
-                f"cache=coherent is not to be had: {self._unwatched}",
-                "use cache=auto, which takes the timeouts then, or cache=timeout",
-            ) from exc
+            if self._options.cache == "coherent":
+                raise MountError(
+                    f"cache=coherent is not to be had: {self._unwatched}",
+                    "use cache=auto, which takes the timeouts then, or cache=timeout",
+                ) from exc
+            if self._options.events == "relay":
+                raise MountError(
+                    f"events=relay is not to be had: {self._unwatched}", "leave out events"
+                ) from exc
+            return
+        self._watch = watch
+        if not coherent:
+            return
         from .coherence import Coherence  # here: few mounts are watched
 
         written = () if self._passthrough is None else self._passthrough.written
@@ -290,6 +347,8 @@ class DevFuseSession:
             state["cache"] = self._coherence.status()
         else:
             state["cache"] = {"mode": "timeout", "not coherent": self._unwatched}
+        if self._relay is not None:
+            state["events"] = self._relay.status()
         if terms is not None:
             state.update(terms.status())
             if self._passthrough is not None:
@@ -346,6 +405,7 @@ class DevFuseSession:
         table = self._table
         requests = self.requests
         tids = self._tids
+        relay = self._relay
         owner = self._owner
         handlers = self._handlers
         assert handlers is not None
@@ -400,7 +460,11 @@ class DevFuseSession:
                         raise OSError(errno.EIO, "a second INIT")
                     handlers.error(fd, unique, errno.ENOSYS)
                 elif pid in tids and opcode not in _FROM_SELF:
-                    handlers.error(fd, unique, errno.ELOOP)
+                    if relay is None or pid != relay.tid:
+                        handlers.error(fd, unique, errno.ELOOP)
+                    else:
+                        body = view[header:size]
+                        relay.play.answer(fd, unique, opcode, Ino(nodeid), relay.caller, body)
                 elif owner is not None and uid not in (owner, 0) and opcode not in _OF_OPEN_FILES:
                     handlers.error(fd, unique, errno.EACCES)
                 elif extensions:

@@ -107,6 +107,11 @@ def check_options(name: str, options: MountOptions) -> None:
             " that a name has appeared",
             "leave out cache, or use the backend devfuse",
         )
+    if options.events == "relay":
+        raise OptionError(
+            f"{name} cannot honour events=relay: libfuse does not tell which thread a request comes from",
+            "leave out events, or use the backend devfuse",
+        )
     if options.passthrough is True:
         raise OptionError(
             f"{name} cannot honour passthrough: libfuse's path-based interface has no such thing",

@@ -24,6 +24,7 @@ def check_options(options: MountOptions) -> None:
     refused = (
         (options.passthrough is True, "passthrough", "WinFsp has no such thing"),
         (options.cache == "coherent", "cache=coherent", "nobody tells it what changes behind it"),
+        (options.events == "relay", "events=relay", "nobody tells it what changes behind it"),
         (options.poll is not None, "poll", "how WinFsp waits is its own affair"),
         (options.allow_root, "allow_root", "WinFsp lets in the owner, or everybody (allow_other)"),
         (options.default_permissions is True, "default_permissions", "the source decides who may"),
