@@ -107,19 +107,23 @@ def test_probing_imports_no_mfusepy() -> None:
 
 
 @pytest.mark.parametrize(
-    "options",
+    ("options", "words"),
     [
-        {"passthrough": True},
-        {"atime": "relatime"},
-        {"atime": "strictatime"},
-        {"nodiratime": True},
-        {"symfollow": False},
-        {"context": "u:r:t:s0"},
+        ({"poll": 5}, "libfuse cannot honour poll"),
+        ({"cache": "coherent"}, "libfuse cannot honour cache=coherent"),
+        ({"events": "relay"}, "libfuse cannot honour events=relay"),
+        ({"passthrough": True}, "libfuse cannot honour passthrough"),
+        ({"atime": "relatime"}, "libfuse has no option relatime"),
+        ({"atime": "strictatime"}, "libfuse has no option strictatime"),
+        ({"nodiratime": True}, "libfuse has no option nodiratime"),
+        ({"symfollow": False}, "libfuse has no option nosymfollow"),
+        ({"context": "u:r:t:s0"}, "libfuse has no option context"),
     ],
 )
-def test_what_libfuse_cannot_do_is_refused(options: dict[str, Any]) -> None:
+def test_what_libfuse_cannot_do_is_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(OptionError) as info:
         registry.load("libfuse").check_options(MountOptions(**options))
+    assert info.value.why.startswith(words)
     assert info.value.fix
 
 
