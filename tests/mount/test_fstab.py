@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -329,6 +330,25 @@ def test_a_mount_becomes_read_only_and_writable_again(machine: Machine, spot: Sp
     assert machine.run("cat", spot.mnt / "file").stdout == "content\n"
     done(machine.run("umount", spot.mnt))
     assert spot.alone()
+
+
+def test_events_are_relayed_in_what_became_read_only(machine: Machine, spot: Spot) -> None:
+    done(machine.run("mount", "-t", "xloop", "-o", "events=relay", spot.source, spot.mnt))
+    done(machine.run("mount", "-o", "remount,ro,events=relay", spot.mnt))
+    assert "Read-only file system" in machine.run("touch", spot.mnt / "new").stderr
+    # inotifywait ends with the first event that it is told.
+    script = (
+        'exec 2>&1; timeout 60 inotifywait -q -e create "$1" & n=0;'
+        ' while kill -0 $!; do touch "$2/$((n += 1))"; sleep 0.05; done 2>/dev/null; wait $!'
+    )
+    if shutil.which("inotifywait") is not None:
+        assert "CREATE" in machine.run("sh", "-c", script, "sh", spot.mnt, spot.source).stdout
+    done(machine.run("umount", spot.mnt))
+    # What was mounted so is read-only to its server too.
+    done(machine.run("mount", "-t", "xloop", "-o", "ro,events=relay", spot.source, spot.mnt))
+    result = machine.run("mount", "-o", "remount,rw", spot.mnt)
+    spot.refused(result, "remount cannot change rw", "unmount it, and mount it again")
+    done(machine.run("umount", spot.mnt))
 
 
 def test_a_mount_in_which_somebody_writes_does_not_become_read_only(

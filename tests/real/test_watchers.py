@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
@@ -29,9 +30,20 @@ def watched(work: Path, show: Show) -> Place:
     return show(source, events="relay")
 
 
+class Running(NamedTuple):
+    pid: int
+    #: Returns what it has said so far.
+    said: Callable[[], str]
+
+    def watches(self) -> bool:
+        """Tell whether it watches anything by inotify."""
+        infos = Path(f"/proc/{self.pid}/fdinfo").iterdir()
+        return any("inotify wd:" in info.read_text() for info in infos)
+
+
 @contextlib.contextmanager
-def running(command: list[Arg], out: Path, cwd: Path | None = None) -> Iterator[Callable[[], str]]:
-    """Run a program meanwhile; what is yielded returns what it has said so far."""
+def running(command: list[Arg], out: Path, cwd: Path | None = None) -> Iterator[Running]:
+    """Run a program meanwhile."""
     with open(out, "wb") as file:
         process = subprocess.Popen(
             command,
@@ -40,12 +52,22 @@ def running(command: list[Arg], out: Path, cwd: Path | None = None) -> Iterator[
             stderr=subprocess.STDOUT,
             cwd=cwd,
             env=clean_environment(PYTHONDONTWRITEBYTECODE="1"),
+            start_new_session=True,  # with those that it starts
         )
         try:
-            yield out.read_text
+            yield Running(process.pid, out.read_text)
         finally:
-            process.terminate()
+            os.killpg(process.pid, signal.SIGTERM)
             process.wait(30)
+            wait_until(lambda: not alive(process.pid), f"all processes of {command} have ended")
+
+
+def alive(group: int) -> bool:
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def save(path: Path, text: str) -> None:
@@ -61,20 +83,22 @@ def save(path: Path, text: str) -> None:
 def test_inotifywait(watched: Place, work: Path) -> None:
     need("inotifywait")
     command: list[Arg] = ["inotifywait", "-m", "-r", "--format", "%w %e %f", "."]
-    with running(command, work / "out", cwd=watched.mnt) as said:
-        wait_until(lambda: "established" in said(), "inotifywait watches")
+    with running(command, work / "out", cwd=watched.mnt) as program:
+        wait_until(lambda: "established" in program.said(), "inotifywait watches")
         (watched.source / "app" / "dir").mkdir()
-        wait_until(lambda: "./app/ CREATE,ISDIR dir" in said(), "the directory is told")
+        wait_until(lambda: "./app/ CREATE,ISDIR dir" in program.said(), "the directory is told")
 
         def told_inside() -> bool:
             # inotifywait watches a new directory a moment after it has heard of it.
             (watched.source / "app" / "dir" / "file").touch()
-            return "./app/dir/ " in said()
+            return "./app/dir/ " in program.said()
 
         wait_until(told_inside, "the new directory is watched")
         save(watched.source / "app" / "file", "text")
-        wait_until(lambda: "./app/ MOVED_TO file" in said(), "the file is told")
-        lines = [line for line in said().splitlines() if "file" in line and "./app/ " in line]
+        wait_until(lambda: "./app/ MOVED_TO file" in program.said(), "the file is told")
+        lines = [
+            line for line in program.said().splitlines() if "file" in line and "./app/ " in line
+        ]
     kinds = [line.split()[1] for line in lines]
     assert kinds == ["CREATE", "OPEN", "MODIFY", "CLOSE_WRITE,CLOSE", "MOVED_FROM", "MOVED_TO"] or (
         # What was still unheard when more of it came is one.
@@ -101,16 +125,16 @@ time.sleep(3600)
 
 def test_watchdog(watched: Place, work: Path) -> None:
     pytest.importorskip("watchdog")
-    with running([sys.executable, "-c", OBSERVER], work / "out", cwd=watched.mnt) as said:
-        wait_until(lambda: "ready" in said(), "the observer watches")
+    with running([sys.executable, "-c", OBSERVER], work / "out", cwd=watched.mnt) as program:
+        wait_until(lambda: "ready" in program.said(), "the observer watches")
         source = watched.source
         (source / "app" / "file").write_text("text")
-        wait_until(lambda: "closed ./app/file" in said(), "the file is told")
+        wait_until(lambda: "closed ./app/file" in program.said(), "the file is told")
         os.rename(source / "app" / "file", source / "moved")
         (source / "app").rmdir()
         (source / "moved").unlink()
-        wait_until(lambda: "deleted ./moved" in said(), "the end is told")
-        lines = said().splitlines()
+        wait_until(lambda: "deleted ./moved" in program.said(), "the end is told")
+        lines = program.said().splitlines()
     for line in (
         "created ./app/file ",
         "modified ./app/file ",
@@ -125,15 +149,15 @@ def test_tail(watched: Place, work: Path, follow: str) -> None:
     log = watched.source / "log"
     log.write_text("first\n")
     command: list[Arg] = ["tail", follow, "-s", "0.1", watched.mnt / "log"]
-    with running(command, work / "out") as said:
-        wait_until(lambda: "first\n" in said(), "tail reads")
+    with running(command, work / "out") as program:
+        wait_until(lambda: "first\n" in program.said(), "tail reads")
         with open(log, "a") as file:
             file.write("second\n")
-        wait_until(lambda: "second\n" in said(), "what is appended is shown")
+        wait_until(lambda: "second\n" in program.said(), "what is appended is shown")
         if follow == "-F":
             log.rename(log.with_name("log.1"))
             log.write_text("third\n")
-            wait_until(lambda: "third\n" in said(), "the new file is shown")
+            wait_until(lambda: "third\n" in program.said(), "the new file is shown")
 
 
 APPLICATION = """
@@ -164,11 +188,11 @@ def test_a_development_server(watched: Place, work: Path) -> None:
         except OSError:
             return b""
 
-    with running(command, work / "out", cwd=watched.mnt) as said:
+    with running(command, work / "out", cwd=watched.mnt) as program:
         wait_until(lambda: answer() == b"first", "the server answers")
-        wait_until(lambda: "WatchFiles" in said(), "it watches")
+        wait_until(program.watches, "it watches")
         for text in ("second", "third"):
             save(watched.source / "application.py", APPLICATION % text)
             wait_until(lambda: answer() == text.encode(), f"it answers {text!r}")
-        assert "changes in 'application.py'" in said()
-        assert said().count("Reloading") == 2
+        assert "changes in 'application.py'" in program.said()
+        assert program.said().count("Reloading") == 2

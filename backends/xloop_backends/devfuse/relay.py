@@ -315,8 +315,6 @@ class Relay:
         if made is None:
             made = self.play.phantom(directory=bool(kind & ISDIR))
         mode = made.attr.mode
-        if made.ino != change.target:
-            made = made._replace(entry_timeout=0)  # by now it may be another one
         linked, self._linked = self._linked, None
         try:
             ref = self._reach.open(made.ino) if made.ino == linked else None
@@ -356,6 +354,9 @@ class Relay:
             file = self._asked_anew(directory, name, lambda: self._reach.named(name, at))
             if kind & MODIFY:
                 host.utimens(file, None, 0)
+                if target is not None:
+                    # By its reply the kernel knows the time of data that it may have read before.
+                    self._invalidate(target, 0)
             if kind & ATTRIB:
                 self._mark(b"/proc/self/fd/%d/%b" % (at, name))
             # Opening anything else acts on it.
