@@ -18,6 +18,7 @@ import errno
 import fcntl
 import os
 import re
+import signal
 import stat
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -136,6 +137,8 @@ class RefuseSession:
             "dirsync": options.dirsync,
             "use_ino": True,
             "intr": True,
+            # Not the library's SIGUSR1: that asks a server for its status, and is blocked in its threads.
+            "intr_signal": int(signal.SIGRTMAX) - 3,
             "big_writes": True,
             "attr_timeout": 0,
             "entry_timeout": options.entry_timeout,
