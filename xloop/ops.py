@@ -253,7 +253,8 @@ class Operations:
 
         With O_APPEND the data goes to the end of the file, in one step, whatever *offset* says,
         unless *cached*: then it comes from a page cache (a mapping, delayed writing), *handle* is any
-        writable one, and *offset* holds.  *kill_suidgid*: as in SetAttr.  *data* is only valid
+        writable one, *offset* holds, and all of it is taken or the call fails: what is left out a kernel
+        takes for written, and nobody would hear of it.  *kill_suidgid*: as in SetAttr.  *data* is only valid
         during the call.
         """
         _unsupported()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import time
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from sources.conftest import run
 from xloop.testing import LONG_AGO, Pair, Tree
 
 if TYPE_CHECKING:
-    from sources.conftest import Lab, Twins
+    from sources.conftest import Lab, Show, Twins
     from tests.conftest import Wait
 
 
@@ -184,3 +185,15 @@ def test_reading_moves_the_time_of_access_as_the_source_says(
             moved = pair.same(lambda t: t.moved(name, lambda: read(t)))
             if name == b"f":
                 assert moved == (["atime"] if expected[option][when == future] else [])
+
+
+def test_a_page_of_a_mapping_that_found_no_room_is_an_error(lab: Lab, show: Show) -> None:
+    """The source takes a part of what the kernel brings at once; the kernel takes that for all."""
+    where = lab.tmpfs("size=1536k")
+    fd = os.open(show(where, passthrough=False) / "f", os.O_RDWR | os.O_CREAT)
+    os.ftruncate(fd, 2 << 20)
+    with mmap.mmap(fd, 2 << 20) as mapped:
+        mapped[:] = b"x" * (2 << 20)
+        with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+            mapped.flush()
+    os.close(fd)

@@ -145,12 +145,25 @@ class Data(Locks):
     ) -> int:
         file = self._file(handle)
         with self._killing(kill_suidgid, caller, file.fd):
-            if cached and file.flags & os.O_APPEND:
+            if cached:
                 return self._write_back(file, offset, data)
             return self.nodes.within_limits(host.pwrite, file.fd, data, offset)
 
     def _write_back(self, file: OpenFile, offset: int, data: bytes | memoryview) -> int:
-        """Write a page of a mapping where it belongs, though the file is open for appending."""
+        """Write all of what comes from a page cache."""
+        data = memoryview(data)
+        taken = 0
+        while taken < len(data):
+            some = self._write_in_place(file, offset + taken, data[taken:])
+            if not some:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            taken += some
+        return taken
+
+    def _write_in_place(self, file: OpenFile, offset: int, data: memoryview) -> int:
+        """Write pages where they belong, though the file may be open for appending."""
+        if not file.flags & os.O_APPEND:
+            return self.nodes.within_limits(host.pwrite, file.fd, data, offset)
         if file.plain_fd is None:
             try:
                 return host.pwrite_in_place(file.fd, data, offset)
