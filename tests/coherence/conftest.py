@@ -53,6 +53,8 @@ class Place(Served):
         (top / "mnt").mkdir()
         chosen = {
             "cache": "coherent",
+            # What is relayed to watchers goes through the mount, and would be counted.
+            "events": "off",
             "attr_timeout": 3600.0,
             "entry_timeout": 3600.0,
             "negative_timeout": 3600.0,
