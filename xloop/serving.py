@@ -141,6 +141,7 @@ class Service:
         self._guardian: Guardian | None = None
         self._serving: threading.Thread | None = None
         self._helpers: list[threading.Thread] = []
+        self._asking: frozenset[signal.Signals] = frozenset()  #: signals that ask for the status
         self._telling: threading.Thread | None = None
         self._error: BaseException | None = None
         self._ended = False  #: the session has ended, well or with self._error
@@ -165,15 +166,20 @@ class Service:
 
     def run(self, ready: Callable[[], object] | None = None) -> None:
         """Mount, serve, and return when the mount is gone; MountError if it never was there."""
-        # A program that calls serve() may have a use of its own for this signal.
-        asking = frozenset(n for n in process.STATUS if not callable(signal.getsignal(n)))
+        # Until the end, for by itself the signal ends a process.  A program may have its own use for it.
+        before: dict[int, Any] = {
+            number: signal.signal(number, _note)
+            for number in process.STATUS
+            if not callable(signal.getsignal(number))
+        }
+        self._asking = process.STATUS & before.keys()
         umask = os.umask(0)  # else the bits that a caller's umask has left would be masked again
-        with process.blocked(asking):  # until it is heard, and after: unheard it ends a process
-            try:
-                self._run(ready, asking)
-            finally:
-                os.umask(umask)
-                self._close()
+        try:
+            self._run(ready)
+        finally:
+            os.umask(umask)
+            self._close()
+            _restore(before)
 
     def status(self) -> dict[str, object]:
         """Return what the session tells about itself; to be called while it is there."""
@@ -183,7 +189,7 @@ class Service:
         guarded = {"guardian": self._guardian.pid} if self._guardian is not None else {}
         return {**self._session.status(), "control socket": asked, **guarded}
 
-    def _run(self, ready: Callable[[], object] | None, asking: frozenset[signal.Signals]) -> None:
+    def _run(self, ready: Callable[[], object] | None) -> None:
         handlers: dict[int, Any] = {}
         with process.blocked():
             # A signal between the mount and the handlers would end this process and leave a
@@ -216,14 +222,12 @@ class Service:
                         or signal.getsignal(number) is not signal.SIG_IGN
                     ):
                         handlers[number] = signal.signal(number, _note)
-                for number in asking:
-                    handlers[number] = signal.signal(number, _note)
             except BaseException:
                 _restore(handlers)
                 self._abandon()
                 raise
         try:
-            with process.unblocked(asking):
+            with process.unblocked(self._asking):
                 self._wait(handlers)
         except BaseException:
             self._abandon()
@@ -269,12 +273,12 @@ class Service:
     def _on_wake(self, handlers: dict[int, Any]) -> None:
         with suppress(BlockingIOError):
             # set_wakeup_fd() writes the number of each signal, _post() a zero.
-            numbers = handlers.keys() & set(self._wake_receive.recv(4096))
+            heard = set(self._wake_receive.recv(4096))
+            numbers = handlers.keys() & heard
             if self._reopen is not None and process.HANGUP in numbers:
                 numbers.discard(process.HANGUP)
                 self._reopen()
-            if not process.STATUS.isdisjoint(numbers):
-                numbers -= process.STATUS
+            if heard & self._asking:
                 self._log_status()
             if numbers:
                 self._on_signal()

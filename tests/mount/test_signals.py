@@ -51,6 +51,17 @@ def send(pid: int) -> None:
     wait_for(lambda: not masks(Path(f"/proc/{pid}"))["ShdPnd"] & _USR1)
 
 
+def full_pipe() -> tuple[int, int]:
+    """Return the ends of a pipe, and who writes to it waits until somebody reads."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"\n" * 4096)
+    os.set_blocking(writer, True)
+    return reader, writer
+
+
 def headings(lines: list[str]) -> list[str]:
     """Return what a status tells about, without the numbers, which change."""
     return [line.partition(":")[0] for line in lines]
@@ -184,11 +195,32 @@ def test_it_ends_no_server_in_its_last_moment(spot: Spot) -> None:
     assert spot.alone()
 
 
+def test_it_ends_no_program_whose_mount_has_ended_but_not_its_call(spot: Spot) -> None:
+    reader, writer = full_pipe()
+    server = spot.program(
+        """
+        xloop.serve(xloop.Loopback(source), mnt, ready=lambda: print("ready", flush=True))
+        print("served", flush=True)
+        """,
+        stderr=writer,
+    )
+    os.close(writer)
+    assert server.stdout.readline() == "ready\n"
+    send(server.pid)
+    server.terminate()
+    assert spot.unmounted()  # and the call waits for who does not read what it had asked for
+    os.kill(server.pid, signal.SIGUSR1)
+    with open(reader) as pipe:
+        pipe.read()
+    assert server.communicate(timeout=60)[0] == "served\n"
+    assert server.returncode == 0
+
+
 def test_a_handler_of_the_programs_own_stays(spot: Spot) -> None:
     server = spot.program(
         """
         import signal
-        signal.signal(signal.SIGUSR1, lambda *_: print("mine", flush=True))
+        signal.signal(signal.SIGUSR1, lambda *_: os.write(1, b"mine\\n"))
         xloop.serve(xloop.Loopback(source), mnt, ready=lambda: print("ready", flush=True))
         """
     )
@@ -242,15 +274,10 @@ def test_it_does_not_matter_when_its_reader_is_gone(kind: str, spot: Spot) -> No
 
 
 def test_a_reader_that_does_not_read_keeps_nobody_waiting(spot: Spot) -> None:
-    reader, writer = os.pipe()
+    reader, writer = full_pipe()
     server = spot.start("mount", "-f", spot.source, spot.mnt, stderr=writer)
-    assert spot.answers()
-    os.set_blocking(writer, False)
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            os.write(writer, b"\n" * 4096)
-    os.set_blocking(writer, True)
     os.close(writer)
+    assert spot.answers()
     for _ in range(3):
         send(server.pid)
         assert (spot.mnt / "file").read_text() == "content\n"
