@@ -235,7 +235,8 @@ class Service:
         finally:
             with process.blocked():
                 _restore(handlers)
-        if self._error is not None:
+        # What a signal has ended before the kernel said its first word did not fail.
+        if self._error and not (self._first_signal and isinstance(self._error, MountError)):
             self._abandon()
             raise self._error
         _log.info("%r is unmounted", self._mountpoint)
@@ -379,9 +380,8 @@ class Service:
         answer("status", **self._told())
 
     def _told(self) -> dict[str, Any]:
-        record = self._record or self._noted(
-            MountEntry(0, 0, (0, 0), self._mountpoint, "", ""), 0.0
-        )
+        not_ready = MountEntry(0, 0, (0, 0), self._mountpoint, "", "")
+        record = self._record or self._noted(not_ready, 0.0)
         return status.told(
             record, self.status(), self._operations, self._options, elsewhere=self._elsewhere
         )

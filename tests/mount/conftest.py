@@ -70,6 +70,17 @@ class SlowToServe(Wrapped):
             wait_for("serve")
             self.inner.serve(ready)
 
+class SlowToAgree(DevFuse):
+    name = "slow-to-agree"
+    def mount(self, *args):
+        from xloop_backends.devfuse import session
+        negotiate = session.negotiate
+        def slowly(*args, **more):
+            wait_for("agree")
+            return negotiate(*args, **more)
+        session.negotiate = slowly
+        return super().mount(*args)
+
 class Dying(Wrapped):
     name = "dying"
     class Session(Session):
@@ -115,7 +126,7 @@ class Exhausted(DevFuse):
         raise OSError(24, os.strerror(24))
 """
 
-_NAMES = "SlowToMount SlowToAttach SlowToServe Dying Killed Raising RaisingLater KilledWhenMounted NotMounting Exhausted"
+_NAMES = "SlowToMount SlowToAttach SlowToServe SlowToAgree Dying Killed Raising RaisingLater KilledWhenMounted NotMounting Exhausted"
 
 
 def eventually(holds: Callable[[], Any]) -> bool:

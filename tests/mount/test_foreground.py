@@ -79,6 +79,20 @@ def test_a_signal_in_the_middle_of_mounting_leaves_nothing(
     assert spot.alone()
 
 
+@pytest.mark.parametrize("stage", ["serve", "agree"])
+def test_a_signal_before_the_kernel_has_its_first_answer_is_a_clean_end(
+    stage: str, spot: Spot, flags: Flags
+) -> None:
+    server = spot.start("mount", "-f", "--backend", f"slow-to-{stage}", spot.source, spot.mnt)
+    assert flags.reached(stage)
+    server.send_signal(signal.SIGTERM)
+    assert spot.unmounted()
+    flags.set(stage)
+    out, err = server.communicate(timeout=60)
+    assert (server.returncode, out, err) == (0, "", "")
+    assert spot.alone()
+
+
 def test_what_nohup_ignores_stays_ignored(spot: Spot) -> None:
     ignore = "import os, signal, sys; signal.signal(1, signal.SIG_IGN); os.execv(sys.argv[1], sys.argv[1:])"
     words = [sys.executable, "-m", "xloop", "mount", "-f", spot.source, spot.mnt]

@@ -172,9 +172,7 @@ class DevFuseSession:
             except OSError as exc:
                 if exc.errno in (errno.ENOENT, errno.EINTR, errno.EAGAIN):
                     continue
-                raise MountError(
-                    f"{self._mountpoint!r} was unmounted before it was served: {exc.strerror}"
-                ) from exc
+                raise self._too_late(exc) from exc
             _length, opcode, unique, *_ = abi.IN_HEADER.unpack_from(buffer)
             if opcode != Opcode.INIT:
                 raise MountError(f"the kernel began with request {opcode} instead of INIT")
@@ -192,12 +190,22 @@ class DevFuseSession:
                 os.write(self._connection, header)
                 raise
             header = abi.OUT_HEADER.pack(abi.OUT_HEADER.size + len(body), 0, unique)
-            os.write(self._connection, header + body)
+            try:
+                os.write(self._connection, header + body)
+            except OSError as exc:
+                if exc.errno not in (errno.ENOENT, errno.ENODEV, errno.ENOTCONN):
+                    raise
+                raise self._too_late(exc) from exc
             if terms is not None:
                 break
         self._terms = terms
         if terms.has(Init.PASSTHROUGH):
             self._passthrough = Passthrough(self._connection)
+
+    def _too_late(self, exc: OSError) -> MountError:
+        return MountError(
+            f"{self._mountpoint!r} was unmounted before it was served: {exc.strerror}"
+        )
 
     def _make_handlers(self) -> None:
         assert self._terms is not None
