@@ -159,6 +159,8 @@ class Opened(NamedTuple):
     #: A real descriptor behind the handle.  The backend may let the kernel read, write and
     #: map it directly.  It stays open until release; the backend never closes it.
     fd: int | None = None
+    #: A reference to the same file (O_PATH), where there happens to be one.  Whoever replaces *fd* replaces it too.
+    ref: int | None = None
     #: The file is unchanged since the kernel's cache of it was filled.
     keep_cache: bool = False
     #: Bypass the kernel's cache for this handle.

@@ -27,7 +27,7 @@ Spot = Any
 pytestmark = [pytest.mark.mount, pytest.mark.timeout(300)]
 
 METADATA = (
-    "create stat missing open open-write open-read chmod scandir rename unlink".split()  # noqa: SIM905
+    "create stat missing open open-write open-read chmod scandir-cold scandir-warm rename unlink".split()  # noqa: SIM905
 )
 DATA = ["write", "read", "random-read", "random-write"]
 WORKLOADS = ["untar", "find-cold", "find-warm", "rm", "git-status", "compile"]

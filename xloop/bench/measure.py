@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -79,6 +80,10 @@ class Results:
     load_before: float | None = None
     load_after: float | None = None
 
+
+#: Seconds of rest before each measurement, in which what the one before has asked of the system is over.
+#: xloop keeps idle CPUs awake for some milliseconds after a request, and whoever came next had the good of it.
+_SETTLE = 0.1
 
 #: Told what is being measured.
 Progress = Callable[[str], object]
@@ -284,6 +289,7 @@ class _Group:
             except XloopError as exc:
                 self._lose(name, str(exc).replace("\n", ": ", 1))
                 return
+        time.sleep(_SETTLE)
         try:
             measured = self._crew.measure(row.name, self._tops(subject, number))
         except Failure as exc:

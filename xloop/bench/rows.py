@@ -89,11 +89,18 @@ def _each(paths: Iterable[str], use: Callable[[str], object]) -> None:
         use(path)
 
 
-def _on_each(use: Callable[[str], object]) -> Callable[[str, Sizes, Timed], None]:
-    """Return a row that uses the path of each file once."""
+def _on_each(
+    use: Callable[[str], object], *, known: bool = True
+) -> Callable[[str, Sizes, Timed], None]:
+    """Return a row that uses the path of each file once.
+
+    *known*: each has just been looked at, which does not count; else chance would say which are believed still.
+    """
 
     def do(top: str, sizes: Sizes, timed: Timed) -> None:
         paths = _paths(top, sizes)
+        if known:
+            _each(paths, os.stat)
         with timed(len(paths)):
             _each(paths, use)
 
@@ -139,14 +146,27 @@ def _stat_missing(top: str, sizes: Sizes, timed: Timed) -> None:
         _each(paths, os.path.exists)
 
 
-def _scandir_stat(top: str, sizes: Sizes, timed: Timed) -> None:
-    with timed(sizes.files), os.scandir(top) as entries:
+def _list_all(top: str) -> None:
+    with os.scandir(top) as entries:
         for entry in entries:
             entry.stat(follow_symlinks=False)
 
 
+def _scandir_cold(top: str, sizes: Sizes, timed: Timed) -> None:
+    with timed(sizes.files):
+        _list_all(top)
+
+
+def _scandir_warm(top: str, sizes: Sizes, timed: Timed) -> None:
+    """Right after the same, which does not count: else chance would say how much is still believed."""
+    _list_all(top)
+    with timed(sizes.files):
+        _list_all(top)
+
+
 def _rename(top: str, sizes: Sizes, timed: Timed) -> None:
     paths = _paths(top, sizes)
+    _each(paths, os.stat)
     with timed(len(paths)):
         for path in paths:
             os.rename(path, path + ".new")
@@ -217,14 +237,17 @@ def _data(name: str, title: str, do: Callable[[str, Sizes, Timed], None], *needs
 
 #: In the order in which they are done.
 _OPERATIONS = (
-    _metadata("create", "create+close", _on_each(_create)),
+    _metadata("create", "create+close", _on_each(_create, known=False)),
     _metadata("stat", "stat, cached", _stat_cached, "create"),
     _metadata("missing", "stat of a missing name", _stat_missing, "create"),
     _metadata("open", "open+close", _on_each(_open), "create"),
     _metadata("open-write", "open+write 4 KiB+close", _on_each(_open_write), "create"),
     _metadata("open-read", "open+read 4 KiB+close", _on_each(_open_read), "create", "open-write"),
     _metadata("chmod", "chmod", _on_each(lambda path: os.chmod(path, 0o640)), "create"),
-    _metadata("scandir", "scandir+stat, an entry", _scandir_stat, "create"),
+    replace(
+        _metadata("scandir-cold", "scandir+stat, just mounted", _scandir_cold, "create"), fresh=True
+    ),
+    _metadata("scandir-warm", "scandir+stat, again", _scandir_warm, "create"),
     _metadata("rename", "rename", _rename, "create"),
     _metadata("unlink", "unlink", _on_each(os.unlink), "create"),
     _data("write", "sequential write", _sequential_write),

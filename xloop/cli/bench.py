@@ -40,7 +40,8 @@ Examples:
 
 \b
 Rows, for --only:
-  metadata    create stat missing open open-write open-read chmod scandir rename unlink
+  metadata    create stat missing open open-write open-read chmod scandir-cold
+                scandir-warm rename unlink
   data        write read random-read random-write
   workloads   untar find-cold find-warm rm git-status compile
 What they do, and how to read the ratios: docs/performance.md.

@@ -296,6 +296,18 @@ class Host(Protocol):
         """
         ...
 
+    def drop_fsetid(self) -> None:
+        """As :meth:`without_fsetid`, of the calling thread, until :meth:`restore_fsetid`.
+
+        For what is done again and again: each change of capabilities takes as long as a stat.  For threads
+        that have called :meth:`own_file_system_state`.
+        """
+        ...
+
+    def restore_fsetid(self) -> None:
+        """Take back :meth:`drop_fsetid`, if that is in force.  Must precede whatever changes a file or its mode."""
+        ...
+
     def own_file_system_state(self) -> None:
         """Give this thread a umask of its own.  For threads that a backend started itself."""
         ...

@@ -607,11 +607,13 @@ def flock(fd: int, operation: int) -> None:
 # -- identity of this thread ------------------------------------------------------------
 
 acting_as = linux_identity.acting_as
+drop_fsetid = linux_identity.drop_fsetid
 is_self = linux_identity.is_self
 keeps_set_id = linux_identity.keeps_set_id
 masking = linux_identity.masking
 may_act_as_others = linux_identity.may_act_as_others
 own_file_system_state = linux_identity.own_file_system_state
+restore_fsetid = linux_identity.restore_fsetid
 sees_trusted = linux_identity.sees_trusted
 told = linux_identity.told
 without_fsetid = linux_identity.without_fsetid

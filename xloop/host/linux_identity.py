@@ -23,11 +23,13 @@ assert not TYPE_CHECKING or sys.platform == "linux"
 
 __all__ = [
     "acting_as",
+    "drop_fsetid",
     "is_self",
     "keeps_set_id",
     "masking",
     "may_act_as_others",
     "own_file_system_state",
+    "restore_fsetid",
     "sees_trusted",
     "told",
     "without_fsetid",
@@ -312,20 +314,36 @@ class _WithoutFsetid:
 class _OwnWithoutFsetid:
     """As _WithoutFsetid, for a thread that has the capabilities it began with."""
 
-    __slots__ = ("sets", "without")
+    __slots__ = ("lasting", "sets", "without")
 
     def __init__(self) -> None:
         sets = _capabilities()
+        # A thread begins with what the one has that starts it, which may be without for a while.
+        # (A process of root begins with all that it is permitted: capabilities(7), execve.)
+        sets[0] |= sets[1] & 1 << _CAP_FSETID
         self.sets = struct.pack("=6I", *sets)
         self.without = struct.pack("=6I", sets[0] & ~(1 << _CAP_FSETID), *sets[1:])
+        #: Whether it is without until put_back().
+        self.lasting = True
+        self.put_back()
 
     def __enter__(self) -> None:
-        if _syscall(_SYS_CAPSET, _CAP_HEADER, self.without):
+        if not self.lasting and _syscall(_SYS_CAPSET, _CAP_HEADER, self.without):
             raise _fail()
 
     def __exit__(self, *_exc: object) -> None:
-        if _syscall(_SYS_CAPSET, _CAP_HEADER, self.sets):
+        if not self.lasting and _syscall(_SYS_CAPSET, _CAP_HEADER, self.sets):
             raise _fail()
+
+    def last(self) -> None:
+        self.__enter__()
+        self.lasting = True
+
+    def put_back(self) -> None:
+        if self.lasting:
+            if _syscall(_SYS_CAPSET, _CAP_HEADER, self.sets):
+                raise _fail()
+            self.lasting = False
 
 
 def without_fsetid(caller: Caller | None = None) -> AbstractContextManager[object]:
@@ -334,6 +352,20 @@ def without_fsetid(caller: Caller | None = None) -> AbstractContextManager[objec
         if own is not None:
             return own
     return _WithoutFsetid(caller) if may_act_as_others() else _nothing
+
+
+def drop_fsetid() -> None:
+    own = _thread.without_fsetid
+    if own is not None:
+        own.last()
+    elif may_act_as_others():
+        raise RuntimeError("only for threads that called own_file_system_state()")
+
+
+def restore_fsetid() -> None:
+    own = _thread.without_fsetid
+    if own is not None:
+        own.put_back()
 
 
 _CLONE_FS = 0x200

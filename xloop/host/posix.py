@@ -581,6 +581,12 @@ class PosixHost:
     def without_fsetid(self, caller: Caller | None = None) -> AbstractContextManager[object]:
         return _nothing  # a capability of Linux; here the kernel clears the bits unless root writes
 
+    def drop_fsetid(self) -> None:
+        """Nothing: see without_fsetid()."""
+
+    def restore_fsetid(self) -> None:
+        """Nothing: see without_fsetid()."""
+
     def own_file_system_state(self) -> None:
         """Nothing: no system but Linux gives a thread a umask.  masking() keeps them apart."""
 

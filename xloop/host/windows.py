@@ -492,6 +492,14 @@ def without_fsetid(caller: Caller | None = None) -> AbstractContextManager[objec
     return _nothing
 
 
+def drop_fsetid() -> None:
+    """There are no such bits."""
+
+
+def restore_fsetid() -> None:
+    """There are no such bits."""
+
+
 def own_file_system_state() -> None:
     """There is no umask to have for oneself."""
 

@@ -38,7 +38,9 @@ _FS_IOCTLS = frozenset(
 
 
 class Data(Locks):
-    def _opened(self, node: Node, fd: Descriptor, flags: int) -> Opened:
+    def _opened(
+        self, node: Node, fd: Descriptor, flags: int, ref: Descriptor | None = None
+    ) -> Opened:
         if flags & host.O_DIRECT:
             # The source took the flag, so it can do it.  Our own buffers are not aligned.
             host.clear_status_flags(fd, host.O_DIRECT)
@@ -49,7 +51,8 @@ class Data(Locks):
         if self._watch is not None:
             self._watch.opened()
         no_flush = not self._locking and not self._reports(node.dev, fd)
-        return Opened(self.handles.add(OpenFile(node, fd, flags)), fd=fd, no_flush=no_flush)
+        handle = self.handles.add(OpenFile(node, fd, flags))
+        return Opened(handle, fd=fd, ref=ref, no_flush=no_flush)
 
     def open(self, caller: Caller, ino: Ino, flags: int, *, kill_suidgid: bool = False) -> Opened:
         node = self.nodes[ino]
@@ -57,7 +60,8 @@ class Data(Locks):
         ref = self.nodes.ref(node)
         with self._as(caller), self._killing(kill_suidgid, caller, ref):
             fd = self._try_noatime(host.reopen, ref, flags)
-        return self._opened(node, fd, flags)
+        # Not where it is another open file of the node.
+        return self._opened(node, fd, flags, ref if ref is node.fd else None)
 
     def create(
         self,

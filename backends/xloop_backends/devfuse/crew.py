@@ -34,8 +34,8 @@ _log = logging.getLogger("xloop.devfuse")
 
 #: Seconds between two looks: a request that waits holds up the others for one or two of them.
 _LOOK = 0.002
-#: Looks without any request, until nobody looks any more.
-_QUIET = 10
+#: Looks without any request, until that counts as a lull, and until nobody looks any more.
+_SHORT, _QUIET = 3, 10
 #: Looks for which more are on duty than are needed.
 _CALM = 100
 #: On duty while data is moved.
@@ -96,6 +96,9 @@ class Crew:
         self.follows = True
         #: Nobody watches: whoever gets a request has to rouse it.
         self.asleep = False
+        #: Set while nothing is asked.
+        self.lull = threading.Event()
+        self.lull.set()
 
     def __len__(self) -> int:
         return len(self._members)
@@ -205,6 +208,10 @@ class Crew:
         if self._load is not None and self._awake is not None:
             self._watch_the_cpus(self._load, self._awake)
         self._quiet = 0 if progress or stuck else self._quiet + 1
+        if not self._quiet:
+            self.lull.clear()
+        elif self._quiet == _SHORT:
+            self.lull.set()
         if self._quiet >= _QUIET:
             self.asleep = True
             self.wanted = 1

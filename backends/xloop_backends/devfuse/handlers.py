@@ -14,10 +14,12 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
 from collections.abc import Callable
 from typing import Protocol
 
 from xloop.errors import errno_of
+from xloop.host import host
 from xloop.ops import Operations
 from xloop.options import MountOptions
 from xloop.types import (
@@ -263,7 +265,9 @@ class Handlers(Replies):
             answer |= abi.FOPEN_NOFLUSH
         if self.passthrough is not None:
             wanted = None if opened.direct_io else opened.fd
-            backing_id = self.passthrough.opened(ino, opened.handle, wanted, flags, pid, mode)
+            backing_id = self.passthrough.opened(
+                ino, opened.handle, wanted, opened.ref, flags, pid, mode
+            )
             if backing_id:
                 if ino in self._written:
                     self._notify_attributes(ino)
@@ -285,6 +289,8 @@ class Handlers(Replies):
     def open(self, fd: int, unique: int, nodeid: Ino, caller: Caller, body: memoryview) -> None:
         flags, open_flags = abi.OPEN_IN.unpack_from(body)
         kill = bool(open_flags & abi.OPEN_KILL_SUIDGID)
+        if flags & os.O_TRUNC:
+            host.restore_fsetid()
         opened = self.ops.open(caller, nodeid, flags, kill_suidgid=kill)
         answer, backing_id = self._open_flags(nodeid, opened, flags, caller.pid)
         if not self._send(
@@ -297,6 +303,8 @@ class Handlers(Replies):
         flags, mode, umask, open_flags = abi.CREATE_IN.unpack_from(body)
         (name,) = _strings(body[abi.CREATE_IN.size :], 1)
         kill = bool(open_flags & abi.OPEN_KILL_SUIDGID)
+        if flags & os.O_TRUNC or mode & stat.S_ISGID:
+            host.restore_fsetid()
         entry, opened = self.ops.create(caller, nodeid, name, flags, mode, umask, kill_suidgid=kill)
         self._created(fd, unique, entry, opened, flags, caller.pid)
 

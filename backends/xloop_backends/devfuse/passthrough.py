@@ -39,6 +39,9 @@ _SERVED = 0
 _KEPT = 8192
 #: Seconds after which one that nobody opened again is let go, twice that at most.
 _SWEEP = 1.0
+#: Seconds more, at most, for which a moment is awaited when nothing is asked: each that is closed meanwhile takes
+#: the interpreter from who serves, and that costs ten times as much as closing it.
+_PATIENCE = 8.0
 
 _SET_ID = stat.S_ISUID | stat.S_ISGID
 
@@ -58,8 +61,10 @@ class _Use:
 class Passthrough:
     """The backing files of one connection."""
 
-    def __init__(self, connection: int) -> None:
+    def __init__(self, connection: int, lull: threading.Event) -> None:
+        """*lull* is set while nothing is asked."""
         self._connection = connection
+        self._lull = lull
         self._lock = threading.Lock()
         self._uses: dict[Ino, _Use] = {}
         #: Registered, and not open now; the longest unused first.  Not a dict: finding the first of one
@@ -84,19 +89,21 @@ class Passthrough:
         ino: Ino,
         handle: HandleId,
         fd: int | None,
+        ref: int | None,
         flags: int,
         pid: int,
         mode: int | None = None,
     ) -> int:
         """Note one more open of *ino* by *pid*; return its backing id, or 0 for an open that we serve.
 
-        *fd*: the real file that the open offers; None: it offers none.  *mode*: the file's, where that is known.
+        *fd*: the real file that the open offers; None: it offers none.  *ref*: a reference to that, where there
+        is one.  *mode*: the file's, where that is known.
         """
         access = flags & os.O_ACCMODE
         with self._lock:
             use = self._uses.get(ino)
             if use is None:
-                use = self._first(ino, fd, access, mode)
+                use = self._first(ino, fd, ref, access, mode)
             use.opens += 1
             if access != os.O_RDONLY and use.backing_id:
                 self.writers.setdefault(ino, {})[handle] = pid
@@ -107,7 +114,9 @@ class Passthrough:
                 self.written.add(ino)
             return use.backing_id
 
-    def _first(self, ino: Ino, fd: int | None, access: int, mode: int | None) -> _Use:
+    def _first(
+        self, ino: Ino, fd: int | None, ref: int | None, access: int, mode: int | None
+    ) -> _Use:
         use = self._kept.pop(ino, None) if self._kept else None
         if fd is not None and access != os.O_RDONLY and mode is None:
             mode = os.fstat(fd).st_mode
@@ -118,7 +127,7 @@ class Passthrough:
                 self._close(use.backing_id)
             use = _Use(_SERVED)
         elif use is None:
-            use = _Use(self._register(fd))
+            use = _Use(self._register(fd, ref))
         self._uses[ino] = use
         return use
 
@@ -155,21 +164,20 @@ class Passthrough:
                 if use is not None:
                     self._close(use.backing_id)
 
-    def _register(self, fd: int) -> int:
+    def _register(self, fd: int, ref: int | None) -> int:
         if self.refused and os.fstat(fd).st_dev in self.refused:
             return _SERVED
         try:
             # The kernel keeps what is registered until the last open is over.  So not the open file
             # itself: its flock would outlive its close, and a writer keep the file from being
             # executed.  A reference is enough: what a user reads and writes with is opened anew.
-            ref = host.reopen_ref(fd)
+            if ref is None:
+                ref = host.reopen_ref(fd)
             request = bytearray(abi.BACKING_MAP.pack(ref, 0, 0))
             # Bits that are set later, while the file is open, are cleared by everybody's write: the
-            # safe side.
-            with host.without_fsetid():
-                backing_id: int = fcntl.ioctl(
-                    self._connection, abi.DEV_IOC_BACKING_OPEN, request, True
-                )
+            # safe side.  Not given back here: the next request that needs it has it restored, and most do not.
+            host.drop_fsetid()
+            backing_id: int = fcntl.ioctl(self._connection, abi.DEV_IOC_BACKING_OPEN, request, True)
         except OSError as exc:
             if exc.errno in (errno.ELOOP, errno.EPERM, errno.EOPNOTSUPP, errno.EINVAL):
                 self.refused[os.fstat(fd).st_dev] = _reason(exc)
@@ -192,6 +200,7 @@ class Passthrough:
         self._sweeper.start()
 
     def _sweep(self) -> None:
+        self._lull.wait(_PATIENCE)
         unused = []
         with self._lock:
             for ino, use in list(self._kept.items()):
@@ -202,6 +211,8 @@ class Passthrough:
                     unused.append(use.backing_id)
         for backing_id in unused:
             with self._lock:
+                if self._over:
+                    return  # the descriptor may be something else by now
                 self._close(backing_id)
         with self._lock:
             self._sweeper = None

@@ -61,6 +61,35 @@ _KNOWN = frozenset(Opcode)
 #: Bytes in one request for which several threads are worth while.
 _BULK = 64 * 1024
 _MOVES_DATA = {Opcode.READ, Opcode.WRITE, Opcode.COPY_FILE_RANGE, Opcode.FSYNC}
+#: What CAP_FSETID makes no difference to: neither changes what is in a file nor its mode.  Of a thread that registers
+#: backing files it is gone until something else is asked (:mod:`.passthrough`).  CREATE and OPEN see to it themselves.
+_WITHOUT_FSETID = frozenset(
+    {
+        Opcode.LOOKUP,
+        Opcode.FORGET,
+        Opcode.BATCH_FORGET,
+        Opcode.GETATTR,
+        Opcode.STATX,
+        Opcode.READLINK,
+        Opcode.ACCESS,
+        Opcode.GETXATTR,
+        Opcode.LISTXATTR,
+        Opcode.OPEN,
+        Opcode.CREATE,
+        Opcode.READ,
+        Opcode.FLUSH,
+        Opcode.RELEASE,
+        Opcode.OPENDIR,
+        Opcode.READDIR,
+        Opcode.READDIRPLUS,
+        Opcode.RELEASEDIR,
+        Opcode.UNLINK,
+        Opcode.RMDIR,
+        Opcode.RENAME,
+        Opcode.RENAME2,
+        Opcode.STATFS,
+    }
+)
 #: What may come from our own threads without harm: the end of something that is open.
 _FROM_SELF = _NO_REPLY | {Opcode.RELEASE, Opcode.RELEASEDIR, Opcode.FLUSH, Opcode.DESTROY}
 #: What allow_root leaves to everybody: it concerns files that were opened by somebody let in.
@@ -200,7 +229,7 @@ class DevFuseSession:
                 break
         self._terms = terms
         if terms.has(Init.PASSTHROUGH):
-            self._passthrough = Passthrough(self._connection)
+            self._passthrough = Passthrough(self._connection, self._crew.lull)
 
     def _too_late(self, exc: OSError) -> MountError:
         return MountError(
@@ -420,6 +449,7 @@ class DevFuseSession:
         crew = self._crew
         last = Caller(0, 0, 0)
         moves_data = bytes(opcode in _MOVES_DATA for opcode in range(len(table)))
+        with_fsetid = bytes(opcode not in _WITHOUT_FSETID for opcode in range(len(table)))
         placement = Placement() if Placement.useful() else None
         sleeps = polled = fd
         clock = time.perf_counter_ns
@@ -457,6 +487,8 @@ class DevFuseSession:
                 handler = table[opcode]
                 requests[opcode] += 1
                 data = moves_data[opcode]
+                if with_fsetid[opcode]:
+                    host.restore_fsetid()
             except IndexError:
                 handler = None
                 data = 0
