@@ -37,8 +37,8 @@ _SERVED = 0
 #: Most backing files that are kept without an open: what is created in a second or two.  Closing one takes
 #: as long as a small request, and is better done by the sweeper, when nobody waits.
 _KEPT = 8192
-#: Seconds after which one that nobody opened again is let go, twice that at most.
-_SWEEP = 1.0
+#: Seconds after which one that nobody opened again is let go, twice that at most: as long as a reference is kept.
+_SWEEP = 2.0
 #: Seconds more, at most, for which a moment is awaited when nothing is asked: each that is closed meanwhile takes
 #: the interpreter from who serves, and that costs ten times as much as closing it.
 _PATIENCE = 8.0
