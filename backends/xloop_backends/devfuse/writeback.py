@@ -56,6 +56,9 @@ _State = tuple[int, int]
 
 _FALLOC_FL_KEEP_SIZE = 1
 
+#: Nanoseconds: more than a tick of any clock that file systems take their times from.
+_TICK = 20_000_000
+
 
 class _Belief:
     """What the kernel believes of a regular file, as far as we know."""
@@ -253,10 +256,15 @@ class Delayed(Layer):
         Then the kernel's is the one that it had: it sends another one before it flushes, syncs or closes.
         """
         belief = self._beliefs.get(ino)
-        if belief is not None and belief.moved and self._told_all_times:
-            belief.moved = False
-            with suppress(OSError):  # not ours to set: the kernel will be found to be wrong
-                self.inner.setattr(_ourselves(), ino, SetAttr(mtime=belief.mtime), handle)
+        if belief is None or not belief.moved:
+            return
+        belief.moved = False
+        with suppress(OSError):  # not ours to set: the kernel will be found to be wrong
+            if not self._told_all_times:
+                moved = self.inner.getattr(_ourselves(), ino, handle).mtime_ns - belief.mtime
+                if moved > _TICK:
+                    return  # perhaps it could not send the one that it has
+            self.inner.setattr(_ourselves(), ino, SetAttr(mtime=belief.mtime), handle)
 
     # -- data ---------------------------------------------------------------------------
 
@@ -438,6 +446,8 @@ def _readable(how: Callable[[int], _T], flags: int) -> tuple[_T, bool]:
     if access not in (os.O_WRONLY, os.O_RDWR):
         return how(flags), False
     wanted = flags & ~(os.O_ACCMODE | os.O_APPEND) | os.O_RDWR
+    if access == os.O_WRONLY:
+        wanted |= os.O_NOATIME  # that the kernel reads is nobody's business
     if wanted == flags:
         return how(flags), False
     try:
