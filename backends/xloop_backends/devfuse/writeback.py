@@ -60,25 +60,77 @@ _FALLOC_FL_KEEP_SIZE = 1
 _TICK = 20_000_000
 
 
-class _Belief:
-    """What the kernel believes of a regular file, as far as we know."""
+#: Inodes of one file of which the kernel has not said yet that it has dropped them, at most.
+_MOST_BELIEFS = 8
 
-    __slots__ = ("moved", "mtime", "opens", "refused", "size", "told", "writers")
+
+class _Belief:
+    """What an inode of the kernel takes for true."""
+
+    __slots__ = ("lookups", "mtime", "size")
 
     def __init__(self, size: int, mtime: int) -> None:
         self.size = size
         self.mtime = mtime
+        #: How many of its lookups are not forgotten yet.
+        self.lookups = 1
+
+    def is_wrong(self, state: _State) -> bool:
+        return state != (self.size, self.mtime)
+
+
+class _File:
+    """What the kernel believes of a regular file, as far as we know."""
+
+    __slots__ = ("beliefs", "moved", "opens", "refused", "told", "writers")
+
+    def __init__(self, state: _State) -> None:
+        #: The last one is the kernel's, if it has dropped the others when it was told to.  That it has it says
+        #: (FORGET) some requests later; until then it may be the first.
+        self.beliefs = [_Belief(*state)]
         self.opens = 0
         #: Those of them that may write.
         self.writers = 0
         #: Whether the source's time has been moved by what the kernel has sent, and is not the kernel's now.
         self.moved = False
-        #: The state of the source for which a lookup, or an open, was refused already.
-        self.told: _State | None = None
+        #: Whether the kernel was told to drop what it has, and has not looked the file up since.
+        self.told = False
+        #: The state of the source for which an open was refused already.
         self.refused: _State | None = None
 
-    def is_wrong(self, state: _State) -> bool:
-        return state != (self.size, self.mtime)
+    def looked_up(self, state: _State) -> None:
+        """Note that the kernel is told of the file."""
+        beliefs = self.beliefs
+        if not self.told:
+            beliefs[-1].lookups += 1
+            return
+        self.told = False
+        beliefs.append(_Belief(*state))
+        if len(beliefs) > _MOST_BELIEFS:
+            beliefs[-1].lookups += beliefs.pop(-2).lookups
+
+    def forgotten(self, lookups: int) -> None:
+        """Note that the kernel has forgotten so many *lookups*."""
+        beliefs = self.beliefs
+        beliefs[0].lookups -= lookups
+        while beliefs[0].lookups <= 0 and len(beliefs) > 1:
+            beliefs[1].lookups += beliefs.pop(0).lookups
+
+    @property
+    def gone(self) -> bool:
+        return not self.opens and self.beliefs[-1].lookups <= 0
+
+    def grown(self, end: int) -> None:
+        for belief in self.beliefs:
+            belief.size = max(belief.size, end)
+
+    def set(self, changes: SetAttr) -> None:
+        for belief in self.beliefs:
+            if changes.size is not None:
+                belief.size = changes.size
+            if isinstance(changes.mtime, int):
+                belief.mtime = changes.mtime
+                self.moved = False
 
 
 class Delayed(Layer):
@@ -88,28 +140,37 @@ class Delayed(Layer):
         super().__init__(inner)
         self._told_all_times = told_all_times
         self._lock = threading.Lock()
-        self._beliefs: dict[Ino, _Belief] = {}
+        self._files: dict[Ino, _File] = {}
         #: The open files that may write, and whether they are past the cache.
         self._writing: dict[HandleId, bool] = {}
 
     def is_being_written(self, ino: Ino) -> bool:
         """Tell whether the kernel may have something of *ino* that the source has not."""
-        belief = self._beliefs.get(ino)
-        return belief is not None and belief.writers > 0
+        file = self._files.get(ino)
+        return file is not None and file.writers > 0
 
     # -- names --------------------------------------------------------------------------
 
     def lookup(self, caller: Caller, parent: Ino, name: bytes) -> Entry:
         entry = self.inner.lookup(caller, parent, name)
         if stat.S_ISREG(entry.attr.mode):
-            belief = self._beliefs.get(entry.ino)
             state = _state(entry.attr)
-            if belief is None:
-                self._beliefs[entry.ino] = _Belief(*state)
-            elif not belief.opens and belief.is_wrong(state) and belief.told != state:
-                belief.told = state
+            with self._lock:
+                file = self._files.get(entry.ino)
+                stale = (
+                    file is not None
+                    and not (file.opens or file.told)
+                    and file.beliefs[-1].is_wrong(state)
+                )
+                if file is None:
+                    self._files[entry.ino] = _File(state)
+                elif stale:
+                    file.told = True
+                else:
+                    file.looked_up(state)
+            if stale:
                 self.inner.forget(entry.ino, 1)
-                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+                raise _stale()
         return entry
 
     def readdirplus(
@@ -117,44 +178,52 @@ class Delayed(Layer):
     ) -> Iterator[tuple[DirEntry, Entry | None]]:
         for name, entry in self.inner.readdirplus(caller, ino, handle, offset):
             if entry is not None and stat.S_ISREG(entry.attr.mode):
-                belief = self._beliefs.get(entry.ino)
-                if belief is None:
-                    self._beliefs[entry.ino] = _Belief(*_state(entry.attr))
-                elif not belief.opens and belief.is_wrong(_state(entry.attr)):
+                file = self._files.get(entry.ino)
+                state = _state(entry.attr)
+                if file is not None and not file.opens and file.beliefs[-1].is_wrong(state):
                     # Else the kernel would go on believing for another while.
                     self.inner.forget(entry.ino, 1)
                     yield name, None
                     continue
+                self._noted(entry)
             yield name, entry
 
     def mknod(
         self, caller: Caller, parent: Ino, name: bytes, mode: int, rdev: int, umask: int
     ) -> Entry:
-        return self._first(self.inner.mknod(caller, parent, name, mode, rdev, umask))
+        return self._noted(self.inner.mknod(caller, parent, name, mode, rdev, umask))
 
     def link(self, caller: Caller, ino: Ino, newparent: Ino, newname: bytes) -> Entry:
-        return self._first(self.inner.link(caller, ino, newparent, newname))
+        return self._noted(self.inner.link(caller, ino, newparent, newname))
 
-    def _first(self, entry: Entry) -> Entry:
-        if stat.S_ISREG(entry.attr.mode) and entry.ino not in self._beliefs:
-            self._beliefs[entry.ino] = _Belief(*_state(entry.attr))
+    def _noted(self, entry: Entry) -> Entry:
+        """Note that the kernel is told of *entry*, whatever it believes."""
+        if stat.S_ISREG(entry.attr.mode):
+            with self._lock:
+                file = self._files.get(entry.ino)
+                if file is None:
+                    self._files[entry.ino] = _File(_state(entry.attr))
+                else:
+                    file.looked_up(_state(entry.attr))
         return entry
 
     def forget(self, ino: Ino, nlookup: int) -> None:
-        self._forgotten(ino)
+        self._forgotten(ino, nlookup)
         self.inner.forget(ino, nlookup)
 
     def batch_forget(self, forgets: Iterable[tuple[Ino, int]]) -> None:
         forgets = list(forgets)
-        for ino, _ in forgets:
-            self._forgotten(ino)
+        for ino, nlookup in forgets:
+            self._forgotten(ino, nlookup)
         self.inner.batch_forget(forgets)
 
-    def _forgotten(self, ino: Ino) -> None:
-        """The kernel does not know *ino* any more, or knows it anew."""
-        belief = self._beliefs.get(ino)
-        if belief is not None and not belief.opens:
-            self._beliefs.pop(ino, None)
+    def _forgotten(self, ino: Ino, nlookup: int) -> None:
+        with self._lock:
+            file = self._files.get(ino)
+            if file is not None:
+                file.forgotten(nlookup)
+                if file.gone:
+                    del self._files[ino]
 
     # -- opening and closing ------------------------------------------------------------
 
@@ -174,19 +243,16 @@ class Delayed(Layer):
         return self._opened(ino, opened, flags, past or wrong)
 
     def _is_wrong(self, caller: Caller, ino: Ino, opened: Opened, flags: int) -> bool:
-        """Tell whether the kernel is wrong about a file that was just opened; ESTALE: it shall look again."""
-        belief = self._beliefs.get(ino)
-        if belief is not None and belief.opens:
-            return False  # whoever has it open goes by it
+        """Tell whether the kernel may be wrong about a file that was just opened; ESTALE: it shall look again."""
+        file = self._files[ino]
+        if file.opens or flags & os.O_TRUNC:
+            return False  # whoever has it open goes by what is believed; what is truncated is so
         state = self._state(caller, ino, opened)
-        if belief is None:
-            self._beliefs[ino] = _Belief(*state)
+        if not any(belief.is_wrong(state) for belief in file.beliefs):
             return False
-        if flags & os.O_TRUNC or not belief.is_wrong(state):
-            return False  # what is truncated is as the kernel believes
-        if belief.refused != state:
-            belief.refused = state
-            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        if file.refused != state:
+            file.refused = state
+            raise _stale()
         return True
 
     def create(
@@ -206,7 +272,7 @@ class Delayed(Layer):
             ),
             flags,
         )
-        return self._first(entry), self._opened(entry.ino, opened, flags, past)
+        return self._noted(entry), self._opened(entry.ino, opened, flags, past)
 
     def tmpfile(
         self, caller: Caller, parent: Ino, flags: int, mode: int, umask: int
@@ -214,7 +280,7 @@ class Delayed(Layer):
         (entry, opened), past = _readable(
             lambda flags: self.inner.tmpfile(caller, parent, flags, mode, umask), flags
         )
-        return self._first(entry), self._opened(entry.ino, opened, flags, past)
+        return self._noted(entry), self._opened(entry.ino, opened, flags, past)
 
     def _state(self, caller: Caller, ino: Ino, opened: Opened) -> _State:
         if opened.fd is None:
@@ -224,13 +290,14 @@ class Delayed(Layer):
 
     def _opened(self, ino: Ino, opened: Opened, flags: int, past: bool) -> Opened:
         with self._lock:
-            belief = self._beliefs[ino]
-            belief.opens += 1
+            file = self._files[ino]
+            file.opens += 1
             if flags & os.O_ACCMODE != os.O_RDONLY:
-                belief.writers += 1
+                file.writers += 1
                 self._writing[opened.handle] = past
             if flags & os.O_TRUNC:
-                belief.size, belief.moved = 0, True
+                file.set(SetAttr(size=0))
+                file.moved = True
         return opened._replace(direct_io=True) if past else opened
 
     def flush(self, caller: Caller, ino: Ino, handle: HandleId, lock_owner: int) -> None:
@@ -244,10 +311,12 @@ class Delayed(Layer):
     def release(self, ino: Ino, handle: HandleId) -> None:
         self._set_again(ino, handle)
         with self._lock:
-            belief = self._beliefs[ino]
-            belief.opens -= 1
+            file = self._files[ino]
+            file.opens -= 1
             if self._writing.pop(handle, None) is not None:
-                belief.writers -= 1
+                file.writers -= 1
+            if file.gone:
+                del self._files[ino]
         self.inner.release(ino, handle)
 
     def _set_again(self, ino: Ino, handle: HandleId) -> None:
@@ -255,16 +324,17 @@ class Delayed(Layer):
 
         Then the kernel's is the one that it had: it sends another one before it flushes, syncs or closes.
         """
-        belief = self._beliefs.get(ino)
-        if belief is None or not belief.moved:
+        file = self._files[ino]
+        if not file.moved:
             return
-        belief.moved = False
+        file.moved = False
+        mtime = file.beliefs[-1].mtime
         with suppress(OSError):  # not ours to set: the kernel will be found to be wrong
             if not self._told_all_times:
-                moved = self.inner.getattr(_ourselves(), ino, handle).mtime_ns - belief.mtime
-                if moved > _TICK:
+                now = self.inner.getattr(_ourselves(), ino, handle).mtime_ns
+                if now - mtime > _TICK:
                     return  # perhaps it could not send the one that it has
-            self.inner.setattr(_ourselves(), ino, SetAttr(mtime=belief.mtime), handle)
+            self.inner.setattr(_ourselves(), ino, SetAttr(mtime=mtime), handle)
 
     # -- data ---------------------------------------------------------------------------
 
@@ -279,27 +349,27 @@ class Delayed(Layer):
         cached: bool = False,
         kill_suidgid: bool = False,
     ) -> int:
-        belief = self._beliefs[ino]
-        end = offset + len(data)
-        with self._lock:
-            if cached:
-                # Also if it fails: the kernel does not take a size back.
-                belief.size = max(belief.size, end)
-            # Past its cache the kernel moves no time, and the source's is right.
-            belief.moved = not self._writing.get(handle, False)
-        taken = self.inner.write(
-            caller, ino, handle, offset, data, cached=cached, kill_suidgid=kill_suidgid
-        )
-        if not cached:
+        file = self._files[ino]
+        end = offset
+        try:
+            taken = self.inner.write(
+                caller, ino, handle, offset, data, cached=cached, kill_suidgid=kill_suidgid
+            )
+            end += taken
+        finally:
             with self._lock:
-                belief.size = max(belief.size, offset + taken)
+                # What comes from its cache the kernel counts in any case.
+                file.grown(offset + len(data) if cached else end)
+                # Only now: a time that has come meanwhile was set before this moved it.  Past its cache
+                # the kernel moves none, and the source's is right.
+                file.moved = not self._writing.get(handle, False)
         return taken
 
     def fallocate(
         self, caller: Caller, ino: Ino, handle: HandleId, mode: int, offset: int, length: int
     ) -> None:
         self.inner.fallocate(caller, ino, handle, mode, offset, length)
-        self._grown(ino, 0 if mode & _FALLOC_FL_KEEP_SIZE else offset + length)
+        self._changed(ino, 0 if mode & _FALLOC_FL_KEEP_SIZE else offset + length)
 
     def copy_file_range(
         self,
@@ -316,14 +386,14 @@ class Delayed(Layer):
         copied = self.inner.copy_file_range(
             caller, ino_in, handle_in, offset_in, ino_out, handle_out, offset_out, length, flags
         )
-        self._grown(ino_out, offset_out + copied)
+        self._changed(ino_out, offset_out + copied)
         return copied
 
-    def _grown(self, ino: Ino, end: int) -> None:
-        belief = self._beliefs[ino]
+    def _changed(self, ino: Ino, end: int) -> None:
+        file = self._files[ino]
         with self._lock:
-            belief.size = max(belief.size, end)
-            belief.moved = True
+            file.grown(end)
+            file.moved = True
 
     # -- attributes ---------------------------------------------------------------------
 
@@ -333,20 +403,16 @@ class Delayed(Layer):
         return attr
 
     def _sent(self, ino: Ino, changes: SetAttr) -> None:
-        belief = self._beliefs.get(ino)
-        if belief is None:
-            return
         with self._lock:
-            if changes.size is not None:
-                belief.size = changes.size
-            if isinstance(changes.mtime, int):
-                belief.mtime = changes.mtime
-                belief.moved = False
+            file = self._files.get(ino)  # None: no regular file
+            if file is not None:
+                file.set(changes)
 
     def is_believed(self, ino: Ino, mtime: int, attr: Attr) -> bool:
         """Tell whether the kernel has had *mtime* for *ino*, whose attributes are *attr*, already."""
-        belief = self._beliefs.get(ino)
-        return mtime == attr.mtime_ns or (belief is not None and belief.mtime == mtime)
+        file = self._files.get(ino)
+        believed = () if file is None else file.beliefs
+        return mtime == attr.mtime_ns or any(belief.mtime == mtime for belief in believed)
 
     def not_taken(self, ino: Ino, mtime: int) -> None:
         """The source keeps a time of its own in place of the kernel's *mtime*."""
@@ -434,6 +500,10 @@ class WritebackHandlers(Handlers):
 
 def _ourselves() -> Caller:
     return Caller(os.geteuid(), os.getegid(), 0)
+
+
+def _stale() -> OSError:
+    return OSError(errno.ESTALE, os.strerror(errno.ESTALE))
 
 
 def _state(attr: Attr) -> _State:
