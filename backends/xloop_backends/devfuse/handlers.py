@@ -556,13 +556,19 @@ class Handlers(Replies):
         value = bytes(rest[start : start + size])
         kill = bool(extra & abi.SETXATTR_ACL_KILL_SGID)
         self.ops.setxattr(caller, nodeid, name, value, flags, acl_kill_sgid=kill)
+        self._changed_xattr(nodeid, name)
         self.ok(fd, unique)
 
     def removexattr(
         self, fd: int, unique: int, nodeid: Ino, caller: Caller, body: memoryview
     ) -> None:
-        self.ops.removexattr(caller, nodeid, bytes(body[:-1]))
+        name = bytes(body[:-1])
+        self.ops.removexattr(caller, nodeid, name)
+        self._changed_xattr(nodeid, name)
         self.ok(fd, unique)
+
+    def _changed_xattr(self, ino: Ino, name: bytes) -> None:
+        """Tell the kernel what else has changed with an extended attribute; it asks for attributes by itself."""
 
     # -- locks --------------------------------------------------------------------------
 

@@ -477,6 +477,11 @@ class WritebackHandlers(Handlers):
         self._delayed.not_taken(ino, mtime)
         return attr
 
+    def _changed_xattr(self, ino: Ino, name: bytes) -> None:
+        # That ctime has moved is no reason to ask for one who keeps it (fuse_update_get_attr).
+        if name == b"system.posix_acl_access":
+            self._notify_attributes(ino)
+
     def lseek(self, fd: int, unique: int, nodeid: Ino, caller: Caller, body: memoryview) -> None:
         if not self._delayed.is_being_written(nodeid):
             super().lseek(fd, unique, nodeid, caller, body)
