@@ -231,7 +231,9 @@ class Delayed(Layer):
         def how(flags: int) -> Opened:
             return self.inner.open(caller, ino, flags, kill_suidgid=kill_suidgid)
 
-        opened, past = _readable(how, flags)
+        opened, past = _readable(
+            how, flags, os.O_NOATIME
+        )  # that the kernel reads is its own affair
         try:
             wrong = self._is_wrong(caller, ino, opened, flags)
         except BaseException:
@@ -244,10 +246,12 @@ class Delayed(Layer):
 
     def _is_wrong(self, caller: Caller, ino: Ino, opened: Opened, flags: int) -> bool:
         """Tell whether the kernel may be wrong about a file that was just opened; ESTALE: it shall look again."""
-        file = self._files[ino]
-        if file.opens or flags & os.O_TRUNC:
+        file = self._files.get(ino)
+        if file is not None and (file.opens or flags & os.O_TRUNC):
             return False  # whoever has it open goes by what is believed; what is truncated is so
         state = self._state(caller, ino, opened)
+        if file is None:
+            file = self._files.setdefault(ino, _File(state))
         if not any(belief.is_wrong(state) for belief in file.beliefs):
             return False
         if file.refused != state:
@@ -515,14 +519,17 @@ def _state(attr: Attr) -> _State:
     return attr.size, attr.mtime_ns
 
 
-def _readable(how: Callable[[int], _T], flags: int) -> tuple[_T, bool]:
-    """Open for a kernel that reads what is written, and knows where it ends; True: it must not."""
+def _readable(how: Callable[[int], _T], flags: int, reading: int = 0) -> tuple[_T, bool]:
+    """Open for a kernel that reads what is written, and knows where it ends; True: it must not.
+
+    *reading*: flags for a file that would not be read otherwise.
+    """
     access = flags & os.O_ACCMODE
     if access not in (os.O_WRONLY, os.O_RDWR):
         return how(flags), False
     wanted = flags & ~(os.O_ACCMODE | os.O_APPEND) | os.O_RDWR
     if access == os.O_WRONLY:
-        wanted |= os.O_NOATIME  # that the kernel reads is nobody's business
+        wanted |= reading
     if wanted == flags:
         return how(flags), False
     try:
