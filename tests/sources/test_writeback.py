@@ -249,17 +249,18 @@ def test_a_new_file_keeps_the_time_of_its_last_write(delay: Delay) -> None:
 def test_what_the_kernel_writes_out_by_itself_has_the_time_of_the_write(delay: Delay) -> None:
     """It sends the time while pages are under way, which move the source's after that."""
     delayed = delay()
-    path = delayed.mnt / "f"
     syncfs = ctypes.CDLL(None, use_errno=True).syncfs
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT)
-    for _ in range(4):
-        os.write(fd, b"x" * (4 << 20))
+    for number in range(10):
+        path = delayed.mnt / f"f{number}"
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT)
+        os.write(fd, b"x" * (16 << 20))
+        time.sleep(0.01)
         assert syncfs(fd) == 0
-        time.sleep(0.02)
-    written = os.stat(path).st_mtime_ns
-    os.close(fd)
-    assert os.stat(path).st_mtime_ns == written
-    assert os.stat(delayed.src / "f").st_mtime_ns == written
+        written = os.stat(path).st_mtime_ns
+        os.close(fd)
+        assert os.stat(path).st_mtime_ns == written
+        assert os.stat(delayed.src / path.name).st_mtime_ns == written
+        os.unlink(path)
 
 
 @pytest.mark.parametrize("program", ["cp -a", "rsync -a", "tar"])

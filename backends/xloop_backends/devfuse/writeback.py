@@ -130,7 +130,6 @@ class _File:
                 belief.size = changes.size
             if isinstance(changes.mtime, int):
                 belief.mtime = changes.mtime
-                self.moved = False
 
 
 class Delayed(Layer):
@@ -231,9 +230,8 @@ class Delayed(Layer):
         def how(flags: int) -> Opened:
             return self.inner.open(caller, ino, flags, kill_suidgid=kill_suidgid)
 
-        opened, past = _readable(
-            how, flags, os.O_NOATIME
-        )  # that the kernel reads is its own affair
+        # That the kernel reads what is opened for writing only is its own affair.
+        opened, past = _readable(how, flags, os.O_NOATIME)
         try:
             wrong = self._is_wrong(caller, ino, opened, flags)
         except BaseException:
@@ -402,15 +400,21 @@ class Delayed(Layer):
     # -- attributes ---------------------------------------------------------------------
 
     def setattr(self, caller: Caller, ino: Ino, changes: SetAttr, handle: HandleId | None) -> Attr:
-        attr = self.inner.setattr(caller, ino, changes, handle)
-        self._sent(ino, changes)
-        return attr
-
-    def _sent(self, ino: Ino, changes: SetAttr) -> None:
+        file = self._files.get(ino)  # None: no regular file
+        if file is None:
+            return self.inner.setattr(caller, ino, changes, handle)
+        moved = file.moved
+        if changes.mtime is not None:
+            # Before it is set: a page may be written at the same time, and move it once more.
+            file.moved = False
+        try:
+            attr = self.inner.setattr(caller, ino, changes, handle)
+        except BaseException:
+            file.moved |= moved
+            raise
         with self._lock:
-            file = self._files.get(ino)  # None: no regular file
-            if file is not None:
-                file.set(changes)
+            file.set(changes)
+        return attr
 
     def is_believed(self, ino: Ino, mtime: int, attr: Attr) -> bool:
         """Tell whether the kernel has had *mtime* for *ino*, whose attributes are *attr*, already."""
@@ -420,7 +424,10 @@ class Delayed(Layer):
 
     def not_taken(self, ino: Ino, mtime: int) -> None:
         """The source keeps a time of its own in place of the kernel's *mtime*."""
-        self._sent(ino, SetAttr(mtime=mtime))
+        file = self._files.get(ino)
+        if file is not None:
+            with self._lock:
+                file.set(SetAttr(mtime=mtime))
 
 
 class WritebackHandlers(Handlers):
