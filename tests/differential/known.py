@@ -178,6 +178,17 @@ KNOWN: list[Excuse] = [
         ),
     ),
     Excuse(
+        "ext4 takes space that is allocated and was never written for data where pages of it are in its cache: what the "
+        "mount maps are pages of its own, and the server has read others of the source's",
+        frozenset({"fuse", "served", "ext4"}),
+        applies=lambda step, mine, theirs: (
+            step.call == "lseek"
+            and step.args[2] in (3, 4)
+            and isinstance(mine, int)
+            and isinstance(theirs, int)
+        ),
+    ),
+    Excuse(
         "a backing file is written with the rights of the server when it was registered, which are without "
         "CAP_FSETID, but with root's groups: bits that are set while the file is open are cleared by root's "
         "write too, and S_ISGID without execution for the group, of root's group, by nobody's",

@@ -152,9 +152,9 @@ def test_holes_and_data_are_found_before_it_is_written_out(delay: Delay) -> None
     found = []
     for path in (delayed.mnt / "f", twin):
         fd = os.open(path, os.O_RDWR | os.O_CREAT)
-        reader = os.open(path, os.O_RDONLY)  # before: an open has it written out
-        os.pwrite(fd, b"x" * 4096, 1 << 20)
+        reader = os.open(path, os.O_RDONLY)  # before: opening has it written out
         os.ftruncate(fd, 4 << 20)
+        os.pwrite(fd, b"x" * 4096, 1 << 20)
         found.append([os.lseek(reader, 0, os.SEEK_DATA), os.lseek(reader, 1 << 20, os.SEEK_HOLE)])
         with pytest.raises(OSError, match=os.strerror(errno.ENXIO)):
             os.lseek(reader, 4 << 20, os.SEEK_DATA)
