@@ -87,6 +87,8 @@ SUBJECTS = [
     Subject("devfuse", "devfuse", _FOR_ALL),
     # Without it the kernel reads and writes by itself; an ordinary user never has it.
     Subject("devfuse-served", "devfuse", _FOR_ALL | {"passthrough": False}, only="root"),
+    # The kernel keeps what is written, and the sizes and times of files.
+    Subject("devfuse-writeback", "devfuse", _FOR_ALL | {"writeback": True}),
     Subject("libfuse3", "libfuse3", _FOR_ALL, where="contract"),
     Subject("libfuse2", "libfuse2", _FOR_ALL, where="contract"),
     Subject("refuse", "refuse", _FOR_ALL, where="contract"),

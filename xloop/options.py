@@ -111,6 +111,10 @@ class MountOptions:
     #: Let the kernel read, write and map the source's files without asking.  None: where it
     #: can be had.  True: fail the mount if it cannot.  False: never.
     passthrough: bool | None = None
+    #: Let the kernel keep what is written, and write it to the source later, in few large pieces.  It then keeps
+    #: the sizes and times of files by itself: what others change on the source is seen later, or lost where
+    #: they write to what is being written.
+    writeback: bool = False
     #: Most threads that serve; None: as many as needed up to a sane limit.
     max_threads: int | None = None
     #: Microseconds for which the server looks for the next request before it sleeps, while a CPU has nothing
@@ -127,8 +131,14 @@ class MountOptions:
     def may_relay(self) -> bool:
         """Whether events are relayed if the source can be watched."""
         if self.events == "auto":
-            return self.cache in ("coherent", "auto")
+            return self.may_watch
         return self.events == "relay"
+
+    @property
+    def may_watch(self) -> bool:
+        """Whether the source is watched for the kernel's caches if it can be."""
+        # A kernel that delays writes takes nobody's word for sizes and times, and so none of what is told.
+        return self.cache in ("coherent", "auto") and not self.writeback
 
     def timed(self) -> MountOptions:
         """Return these options with the timeouts that follow from cache=none."""
@@ -144,6 +154,8 @@ def check(options: MountOptions) -> None:
             "options 'allow_other' and 'allow_root' contradict each other",
             "allow_other lets everybody in, root included; allow_root nobody but root: give one of them",
         )
+    if options.writeback:
+        _check_writeback(options)
     if options.atime is not None and options.atime not in ATIME_MODES:
         raise OptionError(f"option 'atime': {options.atime!r} is none of {', '.join(ATIME_MODES)}")
     if options.cache not in CACHE_MODES:
@@ -179,6 +191,32 @@ def check(options: MountOptions) -> None:
         raise OptionError(
             f"option 'poll': {options.poll} is not a number of microseconds from 0 to {MOST_POLL}"
         )
+
+
+def _check_writeback(options: MountOptions) -> None:
+    for wanted, word, why in (
+        (
+            options.passthrough is True,
+            "passthrough",
+            "the kernel either delays writes or passes them through",
+        ),
+        (
+            options.cache == "coherent",
+            "cache=coherent",
+            "while it delays writes the kernel believes nobody about sizes and times",
+        ),
+        (
+            options.events == "relay",
+            "events=relay",
+            "while it delays writes the kernel believes nobody about sizes and times",
+        ),
+        (options.sync, "sync", "a write is either delayed or waits for stable storage"),
+    ):
+        if wanted:
+            raise OptionError(
+                f"options 'writeback' and '{word}' contradict each other",
+                f"{why}: leave out one of them",
+            )
 
 
 def _check_subtype(subtype: str) -> None:
@@ -387,6 +425,12 @@ TABLE: Final[tuple[Option, ...]] = (
         key="passthrough",
         metavar="auto|on|off",
         convert=_auto_on_off,
+    ),
+    Option(
+        "writeback",
+        "Whether the kernel may keep what is written for a while: many small writes become few large ones. What"
+        " others change on the source meanwhile is seen late, or lost. Without passthrough.",
+        {"nowriteback": False, "writeback": True},
     ),
     Option(
         "max_threads",

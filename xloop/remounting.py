@@ -53,6 +53,8 @@ def remount(mountpoint: str, wanted: Wanted, *, fake: bool = False) -> None:
             f"remount cannot change {', '.join(fixed)} of the mount at {mountpoint!r}",
             "unmount it, and mount it again",
         )
+    # Before anything is changed: what is asked for may contradict what the mount was made with.
+    after = None if current is None else changed(current, wanted)
     if fake:
         return
     try:
@@ -64,9 +66,9 @@ def remount(mountpoint: str, wanted: Wanted, *, fake: bool = False) -> None:
             mountflags.remount(path, wanted.options)
     except OSError as exc:
         raise _refused(mountpoint, exc) from exc
-    if found is not None and current is not None:
+    if found is not None and after is not None:
         # Whatever it answers: the mount has been changed.
-        ask(found, "remount", options=spelled(changed(current, wanted)))
+        ask(found, "remount", options=spelled(after))
 
 
 def _known(entry: MountEntry) -> dict[str, object]:

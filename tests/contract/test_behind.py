@@ -267,6 +267,7 @@ def test_two_files_that_change_places(mnt: Tree, src: Tree, eventually: Wait) ->
     src.rename(b"a", b"b", 2)
     assert mnt.pread(fd, 10, 0) == b"one"
     assert mnt.pwrite(fd, b"ONE", 0) == 3
+    mnt.fsync(fd)
     assert src.content(b"b") == b"ONE"
     assert src.content(b"a") == b"other"
     assert eventually(lambda: (mnt.content(b"a"), mnt.content(b"b")) == (b"other", b"ONE"))
@@ -299,6 +300,7 @@ def test_a_directory_that_is_renamed_takes_its_users_along(
     src.make(b"d/f", b"somebody else's")
     # It is the same directory, or nothing: never the new one.
     mnt.pwrite(fd, b"DATA", 0)
+    mnt.fsync(fd)
     assert src.content(b"moved/f") == b"DATA"
 
     def follows() -> bool:

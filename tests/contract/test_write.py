@@ -136,6 +136,7 @@ def test_many_writers_lose_nothing(mnt: Tree, src: Tree) -> None:
     fd = mnt.open(b"f", os.O_RDWR | os.O_CREAT)
     calls = [mnt.start("pwrite", fd, b"%04d" % i, i * 4) for i in range(100)]
     assert [call.result() for call in calls] == [4] * 100
+    mnt.fsync(fd)
     assert src.content(b"f") == b"".join(b"%04d" % i for i in range(100))
 
 

@@ -32,7 +32,7 @@ class Excuse(NamedTuple):
 
     why: str
     #: What a subject must have, all of it: "fuse", "inprocess", "served" (data comes through xloop),
-    #: "unchecked" and "checked" (the source, or the kernel, checks permissions), "path" (files are known by their paths), "libfuse3",
+    #: "writeback" (and what is written comes later), "unchecked" and "checked" (the source, or the kernel, checks permissions), "path" (files are known by their paths), "libfuse3",
     #: "libfuse2", "refuse", and the type of the source's file system.
     tags: frozenset[str]
     #: Calls that are not made at all.
@@ -52,6 +52,12 @@ class Excuse(NamedTuple):
     #: Times (a, m, c) that are not compared, and the types of file for which.
     times: str = ""
     types: frozenset[int] = frozenset()
+    #: Times of regular files that are not compared with the source's, and with the twin's they are.
+    own_times: str = ""
+    #: What is written reaches the source when it is flushed, and is before the two are compared.
+    delays: bool = False
+    #: Two changes of a regular file within a tick get the same time.
+    ticks: bool = False
     #: Errors that say that the subject does not know any more what a slot holds: it is closed on both
     #: sides.
     loses: frozenset[str] = frozenset()
@@ -172,6 +178,17 @@ KNOWN: list[Excuse] = [
         ),
     ),
     Excuse(
+        "ext4 takes space that is allocated and was never written for data where pages of it are in its cache: what the "
+        "mount maps are pages of its own, and the server has read others of the source's",
+        frozenset({"fuse", "served", "ext4"}),
+        applies=lambda step, mine, theirs: (
+            step.call == "lseek"
+            and step.args[2] in (3, 4)
+            and isinstance(mine, int)
+            and isinstance(theirs, int)
+        ),
+    ),
+    Excuse(
         "a backing file is written with the rights of the server when it was registered, which are without "
         "CAP_FSETID, but with root's groups: bits that are set while the file is open are cleared by root's "
         "write too, and S_ISGID without execution for the group, of root's group, by nobody's",
@@ -277,6 +294,24 @@ KNOWN: list[Excuse] = [
         "source's kernel does what it does not do to a mapping",
         frozenset({"fuse", "unchecked"}),
         clears_set_id=frozenset({"mmap"}),
+    ),
+    Excuse(
+        "the kernel keeps what is written, and times: nobody can set a ctime, so the source's is that of the last "
+        "request about the file",
+        frozenset({"fuse", "writeback"}),
+        own_times="c",
+        delays=True,
+    ),
+    Excuse(
+        "a truncation to the size that a file has moves its times on some file systems, and the kernel, which keeps "
+        "them, does not know (fuse_do_setattr): the mount shows it when it looks the file up anew",
+        frozenset({"fuse", "writeback"}),
+        blurs_mtime=frozenset({"truncate"}),
+    ),
+    Excuse(
+        "the times that the kernel gives to files of FUSE are those of its clock's ticks (FS_MGTIME is not set)",
+        frozenset({"fuse", "writeback"}),
+        ticks=True,
     ),
     *(
         Excuse(
@@ -472,6 +507,17 @@ class Known:
 
     def clears_set_id(self, call: str) -> bool:
         return any(call in excuse.clears_set_id for excuse in self._excuses)
+
+    @property
+    def ticks(self) -> bool:
+        return any(excuse.ticks for excuse in self._excuses)
+
+    @property
+    def delays(self) -> bool:
+        return any(excuse.delays for excuse in self._excuses)
+
+    def has_time_of_its_own(self, which: str, kind: int) -> bool:
+        return stat.S_ISREG(kind) and any(which in excuse.own_times for excuse in self._excuses)
 
     def ignores_time(self, which: str, kind: int) -> bool:
         return any(

@@ -65,6 +65,12 @@ SUBJECTS = [
     # Root's kernel reads and writes by itself (passthrough), an ordinary user never has that.
     Subject("devfuse", "devfuse", _PASSED if ROOT else _UNCHECKED, _BELIEVED),
     Subject("devfuse-served", "devfuse", _SERVED, {"passthrough": False}, only="root"),
+    Subject(
+        "devfuse-writeback",
+        "devfuse",
+        (_SERVED if ROOT else _UNCHECKED) | {"writeback"},
+        _BELIEVED | {"writeback": True},
+    ),
     # Slower, and they share with the others all but what is known to differ.
     Subject("libfuse3", "libfuse3", _BY_PATH | {"libfuse3"}, _BELIEVED, weight=0.5),
     Subject("libfuse2", "libfuse2", _BY_PATH | {"libfuse2"}, _BELIEVED, weight=0.5),

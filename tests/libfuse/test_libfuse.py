@@ -112,6 +112,7 @@ def test_probing_imports_no_mfusepy() -> None:
         ({"poll": 5}, "libfuse cannot honour poll"),
         ({"cache": "coherent"}, "libfuse cannot honour cache=coherent"),
         ({"events": "relay"}, "libfuse cannot honour events=relay"),
+        ({"writeback": True}, "libfuse cannot honour writeback"),
         ({"passthrough": True}, "libfuse cannot honour passthrough"),
         ({"atime": "relatime"}, "libfuse has no option relatime"),
         ({"atime": "strictatime"}, "libfuse has no option strictatime"),

@@ -332,6 +332,19 @@ def test_a_mount_becomes_read_only_and_writable_again(machine: Machine, spot: Sp
     assert spot.alone()
 
 
+def test_a_mount_that_delays_writes_is_made_read_only_and_not_to_wait(
+    machine: Machine, spot: Spot
+) -> None:
+    done(machine.run("mount", "-t", "xloop", "-o", "writeback", spot.source, spot.mnt))
+    result = machine.run("mount", "-o", "remount,sync", spot.mnt)
+    spot.refused(result, "'writeback' and 'sync' contradict each other", "leave out one of them")
+    (entry,) = machine.mounted()
+    assert "sync" not in machine.options(entry)
+    done(machine.run("mount", "-o", "remount,ro", spot.mnt))
+    assert {"ro", "writeback"} <= set(options_listed(machine, spot).split(","))
+    done(machine.run("umount", spot.mnt))
+
+
 def test_events_are_relayed_in_what_became_read_only(machine: Machine, spot: Spot) -> None:
     done(machine.run("mount", "-t", "xloop", "-o", "events=relay", spot.source, spot.mnt))
     done(machine.run("mount", "-o", "remount,ro,events=relay", spot.mnt))

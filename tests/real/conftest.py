@@ -48,10 +48,18 @@ ALSO_BY_PATH = {
 }
 
 
+#: devfuse with writes delayed, which is asked for by this name.
+DELAYED = "devfuse-writeback"
+#: Of these it is worth its time: what writes in small pieces, maps, locks, sets times and syncs.
+ALSO_DELAYED = {"test_fio.py", "test_git.py", "test_sqlite.py", "test_tar.py"}
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "subject" in metafunc.fixturenames:
         asked = option(metafunc.config, "subject", None)
         also = ["libfuse3"] if metafunc.definition.path.name in ALSO_BY_PATH else []
+        if metafunc.definition.path.name in ALSO_DELAYED:
+            also.append(DELAYED)
         names = [str(asked)] if asked else ["devfuse", *also]
         metafunc.parametrize("subject", names, indirect=True, scope="session")
 
@@ -88,7 +96,7 @@ def subject(request: pytest.FixtureRequest) -> str:
         return name
     from xloop import registry
 
-    availability = registry.load(name).probe()
+    availability = registry.load("devfuse" if name == DELAYED else name).probe()
     if not availability.ok:
         why = f"{name}: {availability.why} ({availability.fix})"
         if request.config.getoption("--require-mount"):
@@ -159,7 +167,10 @@ def show(work: Path, subject: str, request: pytest.FixtureRequest) -> Iterator[S
 
         mountpoint = work / f"mnt{len(mounts)}"
         mountpoint.mkdir()
-        made = xloop.mount(source, mountpoint, backend=subject, **options)
+        backend = subject
+        if subject == DELAYED:
+            backend, options = "devfuse", {"writeback": True} | options
+        made = xloop.mount(source, mountpoint, backend=backend, **options)
         mounts.append(made)
         return Place(source, mountpoint, made)
 

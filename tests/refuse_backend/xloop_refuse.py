@@ -97,8 +97,9 @@ class Refuse:
         return Availability(True)
 
     def check_options(self, options: MountOptions) -> None:
-        if options.passthrough is True or options.atime is not None or options.nodiratime:
-            raise OptionError("refuse cannot honour passthrough, atime and nodiratime")
+        told = options.atime is not None or options.nodiratime
+        if options.passthrough is True or options.writeback or told:
+            raise OptionError("refuse cannot honour passthrough, writeback, atime and nodiratime")
 
     def mount(self, operations: Operations, mountpoint: str, options: MountOptions) -> Session:
         checks = options.default_permissions

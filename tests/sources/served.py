@@ -70,7 +70,12 @@ class Served:
         if self._process.poll() is None and os.path.ismount(self.point):
             umount = ["umount", "-l"] if os.geteuid() == 0 else ["fusermount3", "-uz"]
             subprocess.run([*umount, self.point], check=False)
-        self._process.communicate()
+        try:
+            self._process.communicate(timeout=30)
+        except subprocess.TimeoutExpired:
+            # A test that failed has left something open: what is detached is served until that is closed.
+            self._process.kill()
+            self._process.communicate()
         return self._process.wait(30)
 
     def __enter__(self) -> Served:

@@ -109,6 +109,29 @@ def test_passthrough_that_was_demanded_fails_the_mount() -> None:
         _agree(_init(flags=EVERYTHING & ~Init.PASSTHROUGH), passthrough=True)
 
 
+def test_writes_are_delayed_only_if_that_is_asked_for() -> None:
+    terms, _ = _agree(_init())
+    assert not terms.has(Init.WRITEBACK_CACHE)
+    assert "option writeback" in terms.refused[Init.WRITEBACK_CACHE]
+    terms, _ = _agree(_init(), writeback=True)
+    assert terms.has(Init.WRITEBACK_CACHE)
+    # With both the kernel would grant both, and let no file be opened.
+    assert not terms.has(Init.PASSTHROUGH)
+    assert "option writeback" in terms.refused[Init.PASSTHROUGH]
+
+
+def test_where_nothing_can_be_written_nothing_is_delayed() -> None:
+    terms, _ = _agree(_init(), writeback=True, read_only=True)
+    assert not terms.has(Init.WRITEBACK_CACHE)
+    assert "read-only" in terms.refused[Init.WRITEBACK_CACHE]
+    assert terms.has(Init.PASSTHROUGH)
+
+
+def test_delayed_writes_that_are_not_to_be_had_fail_the_mount() -> None:
+    with pytest.raises(MountError, match="writeback is not to be had: this kernel"):
+        _agree(_init(flags=EVERYTHING & ~Init.WRITEBACK_CACHE), writeback=True)
+
+
 def test_a_request_tells_the_group_that_a_caller_shares_with_the_directory() -> None:
     extension = abi.EXT_HEADER.pack(16, abi.EXT_GROUPS) + (1).to_bytes(4, "little")
     extension += (4711).to_bytes(4, "little")

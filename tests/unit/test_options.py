@@ -39,6 +39,8 @@ from xloop.options import TABLE, MountOptions, parse_options, spelled, with_fiel
         (["nopassthrough"], {"passthrough": False}),
         (["passthrough=off"], {"passthrough": False}),
         (["nopassthrough,passthrough=auto"], {"passthrough": None}),
+        (["writeback"], {"writeback": True}),
+        (["writeback,nowriteback,passthrough"], {"passthrough": True}),
         (["threads=4"], {"max_threads": 4}),
         (["poll=0"], {"poll": 0}),
     ],
@@ -140,6 +142,30 @@ def test_options_that_contradict_each_other_are_both_named() -> None:
 
 
 @pytest.mark.parametrize(
+    ("word", "named"),
+    [
+        ("passthrough=on", "passthrough"),
+        ("cache=coherent", "cache=coherent"),
+        ("events=relay", "events=relay"),
+        ("sync", "sync"),
+    ],
+)
+def test_writes_are_not_delayed_where_that_cannot_be(word: str, named: str) -> None:
+    with pytest.raises(OptionError) as info:
+        parse_options([f"writeback,{word}"])
+    assert info.value.why == f"options 'writeback' and '{named}' contradict each other"
+    assert "leave out one of them" in info.value.fix
+
+
+def test_delayed_writes_leave_nothing_to_watch_for() -> None:
+    assert parse_options(["cache=auto"]).may_watch
+    assert parse_options(["cache=auto"]).may_relay
+    options = parse_options(["cache=auto,writeback,nopassthrough,events=auto"])
+    assert not options.may_watch
+    assert not options.may_relay
+
+
+@pytest.mark.parametrize(
     ("fields", "words"),
     [
         ({"allow_other": True, "allow_root": True}, "contradict each other"),
@@ -207,6 +233,7 @@ def test_what_the_help_calls_a_default_is_one() -> None:
         "nodefault_permissions,noatime,poll=0",
         "passthrough",
         "nopassthrough,threads=3,max_read=8192",
+        "writeback,ro",
     ],
 )
 def test_options_are_spelled_as_they_are_understood(text: str) -> None:

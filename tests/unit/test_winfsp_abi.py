@@ -387,6 +387,7 @@ def test_words_are_escaped() -> None:
     "fields",
     [
         {"passthrough": True},
+        {"writeback": True},
         {"allow_root": True},
         {"default_permissions": True},
         {"dev": True},

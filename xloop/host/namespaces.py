@@ -12,12 +12,24 @@ import errno
 import os
 import sys
 
-__all__ = ["PLAIN", "SUPPORTED", "enter", "forbidden_by", "identity", "may_mount", "mount"]
+__all__ = [
+    "PLAIN",
+    "SUPPORTED",
+    "enter",
+    "forbidden_by",
+    "identity",
+    "knows_all_users",
+    "may_mount",
+    "mount",
+]
 
 #: Whether a process may have mounts of its own here.
 SUPPORTED = sys.platform == "linux"
 
 _CAP_SYS_ADMIN = 21
+_INITIAL_USER = (
+    0xEFFFFFFD  # linux/proc_ns.h: the number of the user namespace that a machine starts with
+)
 _CLONE_NEWNS, _CLONE_NEWUSER = 0x00020000, 0x10000000  # linux/sched.h
 _MS_NOSUID, _MS_NODEV, _MS_REC, _MS_SLAVE = 2, 4, 1 << 14, 1 << 19  # linux/mount.h
 
@@ -34,6 +46,11 @@ def may_mount() -> bool:
             if line.startswith("CapEff:"):
                 return bool(int(line.split()[1], 16) >> _CAP_SYS_ADMIN & 1)
     return os.geteuid() == 0
+
+
+def knows_all_users() -> bool:
+    """Tell whether no user of this machine, nor its kernel, is unknown in this process's user namespace."""
+    return sys.platform != "linux" or os.stat("/proc/self/ns/user").st_ino == _INITIAL_USER
 
 
 def identity() -> tuple[int, int]:

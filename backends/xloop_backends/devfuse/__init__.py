@@ -3,7 +3,8 @@
 
 Owns the backend "devfuse".  What is where: the protocol's numbers in abi, what is agreed with the
 kernel in negotiate, the mount in device, threads in session, requests in handlers, waiting
-locks in waits, data that the kernel moves by itself in passthrough, what xloop doctor asks in offers.
+locks in waits, data that the kernel moves by itself in passthrough, data that it keeps in writeback, what
+xloop doctor asks in offers.
 """
 
 from __future__ import annotations

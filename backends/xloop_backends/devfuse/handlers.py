@@ -24,6 +24,7 @@ from xloop.ops import Operations
 from xloop.options import MountOptions
 from xloop.types import (
     NOW,
+    Attr,
     Caller,
     Entry,
     HandleId,
@@ -54,9 +55,12 @@ _DIRENTS_PLUS = abi.ByNameLength(abi.DIRENTPLUS)
 
 
 class Wait(Protocol):
-    """Carries out a call that may block, away from the threads that serve, and replies to it."""
+    """Carries out a call that may block, away from the threads that serve, and replies to it.
 
-    def __call__(self, fd: int, unique: int, call: Callable[[], None]) -> None: ...
+    A call that returns True has replied itself.
+    """
+
+    def __call__(self, fd: int, unique: int, call: Callable[[], object]) -> None: ...
 
 
 class Handlers(Replies):
@@ -177,10 +181,10 @@ class Handlers(Replies):
             _lock_owner,
             atime,
             mtime,
-            _ctime,
+            ctime,
             atime_nsec,
             mtime_nsec,
-            _ctime_nsec,
+            ctime_nsec,
             mode,
             uid,
             gid,
@@ -204,7 +208,19 @@ class Handlers(Replies):
             changes.mtime = mtime * 1_000_000_000 + mtime_nsec
         changes.kill_suidgid = bool(valid & abi.FATTR_KILL_SUIDGID)
         handle = HandleId(fh) if valid & abi.FATTR_FH else None
-        self._attr(fd, unique, nodeid, self.ops.setattr(caller, nodeid, changes, handle))
+        if valid & abi.FATTR_CTIME:
+            attr = self._by_the_kernel(
+                caller, nodeid, changes, handle, ctime * 1_000_000_000 + ctime_nsec
+            )
+        else:
+            attr = self.ops.setattr(caller, nodeid, changes, handle)
+        self._attr(fd, unique, nodeid, attr)
+
+    def _by_the_kernel(
+        self, caller: Caller, ino: Ino, changes: SetAttr, handle: HandleId | None, ctime: int
+    ) -> Attr:
+        """Make *changes* of a kernel that keeps the times of files by itself, and has *ctime* for this one."""
+        return self.ops.setattr(caller, ino, changes, handle)
 
     def access(self, fd: int, unique: int, nodeid: Ino, caller: Caller, body: memoryview) -> None:
         self.ops.access(caller, nodeid, abi.ACCESS_IN.unpack_from(body)[0])
@@ -548,13 +564,19 @@ class Handlers(Replies):
         value = bytes(rest[start : start + size])
         kill = bool(extra & abi.SETXATTR_ACL_KILL_SGID)
         self.ops.setxattr(caller, nodeid, name, value, flags, acl_kill_sgid=kill)
+        self._changed_xattr(nodeid, name)
         self.ok(fd, unique)
 
     def removexattr(
         self, fd: int, unique: int, nodeid: Ino, caller: Caller, body: memoryview
     ) -> None:
-        self.ops.removexattr(caller, nodeid, bytes(body[:-1]))
+        name = bytes(body[:-1])
+        self.ops.removexattr(caller, nodeid, name)
+        self._changed_xattr(nodeid, name)
         self.ok(fd, unique)
+
+    def _changed_xattr(self, ino: Ino, name: bytes) -> None:
+        """Tell the kernel what else has changed with an extended attribute; it asks for attributes by itself."""
 
     # -- locks --------------------------------------------------------------------------
 

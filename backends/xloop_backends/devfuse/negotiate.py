@@ -119,13 +119,24 @@ def negotiate(
         asked[Init.SECURITY_CTX] = "new files are labelled as the security module says"
     else:
         refused[Init.SECURITY_CTX] = "no security module that labels files"
-    if options.cache in ("coherent", "auto"):
+    if options.may_watch:
         asked[Init.NO_OPENDIR_SUPPORT] = "listings that are known are not asked for"
     if privileged and options.may_relay:
         del asked[Init.NO_EXPORT_SUPPORT]
         refused[Init.NO_EXPORT_SUPPORT] = "events are relayed to directories by their handles"
+    if not options.writeback:
+        refused[Init.WRITEBACK_CACHE] = "only by the option writeback: others may change the source"
+    elif options.read_only:
+        refused[Init.WRITEBACK_CACHE] = "the mount is read-only: there is nothing to write"
+    else:
+        asked[Init.WRITEBACK_CACHE] = "many small writes become few large ones (option writeback)"
     if options.passthrough is False:
         refused[Init.PASSTHROUGH] = "switched off by option"
+    elif Init.WRITEBACK_CACHE in asked:
+        # fs/fuse/inode.c, process_init_reply(): it would be granted, and every open with it fail.
+        refused[Init.PASSTHROUGH] = (
+            "the kernel either delays writes (option writeback) or passes them through"
+        )
     elif not privileged:
         refused[Init.PASSTHROUGH] = "the kernel allows it to CAP_SYS_ADMIN only"
     elif stack_depth >= _MAX_STACK_DEPTH:
@@ -145,6 +156,11 @@ def negotiate(
         raise MountError(
             f"passthrough is not to be had: {refused[Init.PASSTHROUGH]}",
             "leave the option passthrough away, or mount as root on Linux 6.9 or newer",
+        )
+    if Init.WRITEBACK_CACHE in asked and not terms.has(Init.WRITEBACK_CACHE):
+        raise MountError(
+            f"writeback is not to be had: {refused[Init.WRITEBACK_CACHE]}",
+            "leave out the option writeback",
         )
     # Just as deep as the source needs: an overlayfs that has this mount as a layer adds one more.
     return terms, _reply(terms.granted, terms.max_readahead, stack_depth + 1)

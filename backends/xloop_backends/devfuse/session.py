@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 from xloop import mounts
 from xloop.changes import Watch
 from xloop.errors import MountError, UnmountError, errno_of
-from xloop.host import Descriptor, host
+from xloop.host import Descriptor, host, namespaces
 from xloop.latency import EVERY, Latencies
 from xloop.ops import Operations
 from xloop.options import MountOptions
@@ -55,6 +55,10 @@ _log = logging.getLogger("xloop.devfuse")
 _MAX_THREADS = 64
 #: Microseconds: about what two wake-ups take on a virtual machine.
 _POLL = 60
+
+_NOT_WITH_WRITEBACK = (
+    "the option writeback: while it delays writes the kernel believes nobody about sizes and times"
+)
 
 _NO_REPLY = frozenset({Opcode.FORGET, Opcode.BATCH_FORGET, Opcode.INTERRUPT})
 _KNOWN = frozenset(Opcode)
@@ -247,7 +251,12 @@ class DevFuseSession:
             self._waits.start,
             self._connection,
         )
-        if coherence is None:
+        if self._terms.has(Init.WRITEBACK_CACHE):
+            from .writeback import WritebackHandlers  # here: few mounts ask for it
+
+            known = namespaces.knows_all_users() and (self._privileged or not self._elsewhere)
+            self._handlers = WritebackHandlers(*common, told_all_times=known)
+        elif coherence is None:
             self._handlers = Handlers(*common)
         else:
             from .coherent import CoherentHandlers  # here: few mounts are watched
@@ -310,7 +319,9 @@ class DevFuseSession:
 
     def _begin_to_watch(self) -> None:
         """Watch the source, where that is wanted.  MountError: it is wanted, and not to be had."""
-        coherent = self._options.cache in ("coherent", "auto")
+        coherent = self._options.may_watch
+        if self._options.cache == "auto" and not coherent:
+            self._unwatched = _NOT_WITH_WRITEBACK
         if not coherent and self._options.events != "relay":
             return
         try:
@@ -386,6 +397,8 @@ class DevFuseSession:
             state["cache"] = {"mode": "timeout", "not coherent": self._unwatched}
         if self._relay is not None:
             state["events"] = self._relay.status()
+        elif self._unwatched is _NOT_WITH_WRITEBACK and self._options.events == "auto":
+            state["events"] = {"not relayed": self._unwatched}
         if terms is not None:
             state.update(terms.status())
             if self._passthrough is not None:

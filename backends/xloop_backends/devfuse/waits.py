@@ -72,8 +72,11 @@ class Waits:
     def __len__(self) -> int:
         return len(self._calls)
 
-    def start(self, fd: int, unique: int, call: Callable[[], None]) -> None:
-        """Carry out *call* in a thread of its own and reply to *unique* when it is over."""
+    def start(self, fd: int, unique: int, call: Callable[[], object]) -> None:
+        """Carry out *call* in a thread of its own and reply to *unique* when it is over.
+
+        A call that returns True has replied itself.
+        """
         mine = _Call()
         mine.thread = threading.Thread(
             target=self._run, args=(mine, fd, unique, call), name=f"wait-{unique}", daemon=True
@@ -86,16 +89,19 @@ class Waits:
         if early:
             self._wake(mine)
 
-    def _run(self, mine: _Call, fd: int, unique: int, call: Callable[[], None]) -> None:
+    def _run(self, mine: _Call, fd: int, unique: int, call: Callable[[], object]) -> None:
         # *fd* is a Descriptor: it stays open for the reply even when its own thread has ended.
         number = 0
+        replied: object = False
         try:
-            call()
+            replied = call()
         except BaseException as exc:  # noqa: BLE001  # whatever it is, the kernel needs a reply
             number = errno_of(exc)
         with self._lock:
             self._calls.pop(unique, None)
             mine.done.set()
+        if replied is True:
+            return
         try:
             self._reply(fd, unique, number)
         except OSError as exc:

@@ -112,6 +112,11 @@ def check_options(name: str, options: MountOptions) -> None:
             f"{name} cannot honour events=relay: libfuse does not tell which thread a request comes from",
             "leave out events, or use the backend devfuse",
         )
+    if options.writeback:
+        raise OptionError(
+            f"{name} cannot honour writeback: libfuse does not tell which times the kernel has made up itself",
+            "leave out writeback, or use the backend devfuse",
+        )
     if options.passthrough is True:
         raise OptionError(
             f"{name} cannot honour passthrough: libfuse's path-based interface has no such thing",

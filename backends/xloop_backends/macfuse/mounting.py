@@ -53,6 +53,7 @@ def check_options(name: str, options: MountOptions) -> None:
             "events=relay",
             "what others change is heard of on Linux only",
         ),
+        (options.writeback, "writeback", "macOS has no such thing"),
         (options.poll is not None, "poll", "how the library waits is its own affair"),
         (options.auto_unmount, "auto_unmount", "nobody has tried it on a Mac yet"),
         (options.atime in ("relatime", "strictatime"), str(options.atime), "use atime or noatime"),

@@ -23,6 +23,7 @@ def check_options(options: MountOptions) -> None:
     """Raise OptionError for what WinFsp cannot be told."""
     refused = (
         (options.passthrough is True, "passthrough", "WinFsp has no such thing"),
+        (options.writeback, "writeback", "nobody has tried what Windows makes of it"),
         (options.cache == "coherent", "cache=coherent", "nobody tells it what changes behind it"),
         (options.events == "relay", "events=relay", "nobody tells it what changes behind it"),
         (options.poll is not None, "poll", "how WinFsp waits is its own affair"),
