@@ -47,9 +47,10 @@ def eventually(holds: Callable[[], object]) -> bool:
 class Place(Served):
     """A source and its mount.  What is not coherent is believed for ever: nothing is right by chance."""
 
-    def __init__(self, top: Path, **fields: object) -> None:
-        self.source = top / "source"
-        self.source.mkdir()
+    def __init__(self, top: Path, *, source: Path | None = None, **fields: object) -> None:
+        """*source*: an empty directory that is there already."""
+        self.source = source or top / "source"
+        self.source.mkdir(exist_ok=True)
         (top / "mnt").mkdir()
         chosen = {
             "cache": "coherent",
