@@ -19,7 +19,8 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[1]))
 
-from sources.served import Served  # of the folder beside this one
+from sources.conftest import lab, shared_lab  # noqa: F401  # fixtures, of the folder beside this one
+from sources.served import Served
 
 #: No measure of anything: what takes longer is never going to happen.
 PATIENCE = 20.0

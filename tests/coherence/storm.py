@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["Storm", "differences", "flood", "storm", "view"]
+__all__ = ["Storm", "believe", "differences", "flood", "storm", "view"]
 
 DIRECTORIES = ("a", "b", "a/c", "b/d", "a/c/e")
 NAMES = tuple("fghijk")
@@ -252,11 +252,11 @@ def _state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
-def _shown(path: str) -> tuple[object, ...]:
+def _shown(path: str, numbers: bool) -> tuple[object, ...]:
     st = os.lstat(path)
     what = (
         st.st_mode,
-        st.st_ino,
+        st.st_ino if numbers else 0,
         st.st_nlink,
         st.st_uid,
         st.st_gid,
@@ -271,8 +271,11 @@ def _shown(path: str) -> tuple[object, ...]:
         return (*what, st.st_size, file.read())
 
 
-def view(top: str | Path) -> dict[str, object]:
-    """Return what *top* shows: attributes, contents, listings, and which of all the names are not there."""
+def view(top: str | Path, *, numbers: bool = True) -> dict[str, object]:
+    """Return what *top* shows: attributes, contents, listings, and which of all the names are not there.
+
+    *numbers*: inode numbers, too.  A mount shows others of what lies on further devices.
+    """
     found: dict[str, object] = {}
 
     def walk(path: str) -> None:
@@ -282,25 +285,37 @@ def view(top: str | Path) -> dict[str, object]:
             below = os.path.join(path, name)
             # What a change turns up in the middle of a walk may be gone at the next step.
             try:
-                found[below] = shown = _shown(os.path.join(top, below))
+                found[below] = shown = _shown(os.path.join(top, below), numbers)
                 if stat.S_ISDIR(int(str(shown[0]))):
                     walk(below)
             except OSError as exc:
                 found[below] = errno.errorcode[exc.errno or 0]
 
-    found[""] = _shown(str(top))
+    found[""] = _shown(str(top), numbers)
     walk("")
     return found
 
 
-def differences(source: str | Path, point: str | Path) -> list[str]:
+def differences(source: str | Path, point: str | Path, *, numbers: bool = True) -> list[str]:
     """Return where the two differ, in words."""
-    there, here = view(source), view(point)
+    there, here = view(source, numbers=numbers), view(point, numbers=numbers)
     return [
         f"{path!r}: {_brief(there.get(path))} on the source, {_brief(here.get(path))} on the mount"
         for path in sorted({*there, *here})
         if there.get(path) != here.get(path)
     ]
+
+
+def believe(point: str | Path) -> None:
+    """Have the kernel know the attributes of all that *point* shows.
+
+    Once more, after :func:`differences`: that has read the files, and so their times of access are to be asked for, with
+    which comes all the rest.  Nothing would be stale then, whatever is told.
+    """
+    for directory, _, files in os.walk(point):
+        os.lstat(directory)
+        for name in files:
+            os.lstat(os.path.join(directory, name))
 
 
 def _brief(shown: object) -> str:

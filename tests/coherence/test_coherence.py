@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from coherence.conftest import PATIENCE, Place, eventually
-from coherence.storm import DIRECTORIES, differences, flood, storm
+from coherence.storm import DIRECTORIES, believe, differences, flood, storm
 from sources.served import Served
 
 pytestmark = pytest.mark.mount
@@ -190,6 +190,7 @@ def test_a_change_shows(place: Places, passthrough: bool | None) -> None:
         (top / "link").symlink_to("file")
         shown = p.point / name
         assert eventually(lambda: not differences(top, shown)), differences(top, shown)
+        believe(shown)
         change(top)
         assert eventually(lambda: not differences(top, shown)), (name, differences(top, shown))
 

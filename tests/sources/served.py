@@ -123,13 +123,12 @@ def lose_admin() -> None:
 
 def main() -> None:
     """Be the server: argv tells what, the input what to answer."""
-    from xloop.loopback import Loopback
-    from xloop.options import MountOptions
-    from xloop.types import Caller, Entry, HandleId, Ino
     from xloop.changes import Watch
     from xloop.host import Descriptor
+    from xloop.loopback import Loopback
     from xloop.nodes import Node
-    from xloop.types import Attr
+    from xloop.options import MountOptions
+    from xloop.types import Attr, Caller, Entry, HandleId, Ino
     from xloop_backends.devfuse import DevFuse
 
     source, point, stuck, admin, fields = json.loads(sys.argv[1])
