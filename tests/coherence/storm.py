@@ -212,8 +212,13 @@ class Storm:
             process.wait(30)
 
 
-def flood(source: Path, server: int, seed: int) -> None:
-    """Change more than the system keeps for a *server* that does not read it: it is stopped meanwhile."""
+def flood(
+    source: Path, server: int, seed: int, *, last: Callable[[], object] = lambda: None
+) -> None:
+    """Change more than the system keeps for a *server* that does not read it: it is stopped meanwhile.
+
+    And then do *last*, which goes unheard.
+    """
     limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     try:
         limit = max(limit, int(Path("/proc/sys/fs/fanotify/max_queued_events").read_text()))
@@ -235,6 +240,7 @@ def flood(source: Path, server: int, seed: int) -> None:
                 _write(str(source / _some(rng)), rng, os.O_CREAT | os.O_WRONLY)
             with suppress(OSError):
                 os.unlink(source / _some(rng))
+        last()
     finally:
         os.kill(server, signal.SIGCONT)
 
