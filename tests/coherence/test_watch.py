@@ -15,6 +15,7 @@ import pytest
 
 from coherence.conftest import Place, eventually
 from coherence.storm import believe, differences, flood
+from xloop.host import host
 
 pytestmark = pytest.mark.mount
 
@@ -122,6 +123,44 @@ def test_a_directory_that_is_removed_takes_its_watch_along(place: Places) -> Non
     (p.source / "d0" / "f").touch()
     assert eventually(lambda: not differences(p.source, p.point)), differences(p.source, p.point)
     assert _watches(p) == (3, 3)
+
+
+def test_watches_whose_end_went_unheard_are_not_counted_on(tmp_path: Path) -> None:
+    """Nobody reads here, and so nothing is heard but that there was too much of it."""
+    from xloop import Loopback
+    from xloop.host import linux_watch
+    from xloop.types import ROOT_INO, Caller
+    from xloop.watch.inotify import InotifyWatch
+
+    caller = Caller(os.getuid(), os.getgid(), os.getpid())
+    for name in ("stays", "goes"):
+        (tmp_path / name).mkdir()
+    operations = Loopback(str(tmp_path))
+    operations.init()
+    try:
+        watchable = host.watchable(operations.nodes.ref(operations.nodes.root))
+        watch = InotifyWatch(operations.nodes, watchable, list, "nobody asked")
+        stays, goes = (
+            operations.lookup(caller, ROOT_INO, name).ino for name in (b"stays", b"goes")
+        )
+        tokens = {ino: watch.before(ino) for ino in (stays, goes)}
+        assert all(watch.names_hold(token, ino) for ino, token in tokens.items())
+        assert watch.status()["watches"] == 3
+        limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+        for number in range(limit):
+            (tmp_path / "stays" / f"f{number % 2}").touch()
+        # The end of a watch as an unmounted file system brings it about: the node is known as before.
+        linux_watch.remove_watch(watch._source, watch._watched[operations.nodes[goes]])
+        while watch._read():
+            pass
+        assert watch.status()["overflows"] == 1
+        assert watch.status()["watches"] == 2
+        assert watch.names_hold(watch._sequence, stays)
+        assert not watch.names_hold(watch._sequence, goes)
+        watch.close()
+    finally:
+        operations.batch_forget([(stays, 1), (goes, 1)])
+        operations.destroy()
 
 
 @pytest.mark.skipif(not ROOT, reason="only root may mount there")
