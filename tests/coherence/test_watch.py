@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -102,7 +103,9 @@ def _watches(place: Place) -> tuple[int, int]:
     """Return the number of watches, by the status and by what the system says."""
     counted = 0
     for info in Path(f"/proc/{place.pid}/fdinfo").iterdir():
-        counted += sum(line.startswith("inotify wd:") for line in info.read_text().splitlines())
+        with suppress(FileNotFoundError):  # closed meanwhile
+            text = info.read_text()
+            counted += sum(line.startswith("inotify wd:") for line in text.splitlines())
     return int(place.status()["cache"]["watches"]), counted
 
 
