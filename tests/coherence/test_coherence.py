@@ -73,6 +73,23 @@ def test_what_is_known_is_not_asked_for(place: Places, pytestconfig: pytest.Conf
     assert requests == {}
 
 
+@pytest.mark.skipif(
+    not ROOT, reason="root alone is let in, and so no directory has to be asked about"
+)
+def test_what_find_asks_does_not_grow_with_the_tree(place: Places) -> None:
+    """Entering its directory and coming back, and once for the type of the file system."""
+    p = place(default_permissions=None)
+    costs = []
+    for number in range(30):
+        (p.source / f"d{number}").mkdir()
+        (p.source / f"d{number}" / "file").touch()
+        if number in (1, 29):
+            costs.append(warm(p, "find", ".", "-ls"))
+    assert costs[0] == costs[1]
+    assert costs[0].keys() <= {"STATFS", "ACCESS"}
+    assert sum(costs[0].values()) <= 3
+
+
 @pytest.mark.timeout(600)
 def test_git_status_opens_its_own_files_and_asks_nothing_else(place: Places) -> None:
     if shutil.which("git") is None:
