@@ -349,6 +349,21 @@ class NodeTable:
                 self._lost.add(node.ino)
                 self._cached.pop(node.ino, None)
 
+    def disown(self, node: Node) -> None:
+        """Take its object away from *node*, whose number stands for something dead from now on.
+
+        Whoever finds the object again is given another number.  *node* keeps its descriptor until it is forgotten:
+        what is known below it is reached by that.
+        """
+        with self._lock:
+            key = node.dev, node.st_ino
+            if self._others.get(key) is node:
+                del self._others[key]
+            node.st_ino = 0  # nothing has this number
+            node.parent = None
+            self._lost.add(node.ino)
+            self._cached.pop(node.ino, None)
+
     # -- descriptors --------------------------------------------------------------------
 
     def ref(self, node: Node) -> Descriptor:

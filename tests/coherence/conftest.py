@@ -19,7 +19,8 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[1]))
 
-from sources.served import Served  # of the folder beside this one
+from sources.conftest import lab, shared_lab  # noqa: F401  # fixtures, of the folder beside this one
+from sources.served import Served
 
 #: No measure of anything: what takes longer is never going to happen.
 PATIENCE = 20.0
@@ -47,9 +48,10 @@ def eventually(holds: Callable[[], object]) -> bool:
 class Place(Served):
     """A source and its mount.  What is not coherent is believed for ever: nothing is right by chance."""
 
-    def __init__(self, top: Path, **fields: object) -> None:
-        self.source = top / "source"
-        self.source.mkdir()
+    def __init__(self, top: Path, *, source: Path | None = None, **fields: object) -> None:
+        """*source*: an empty directory that is there already."""
+        self.source = source or top / "source"
+        self.source.mkdir(exist_ok=True)
         (top / "mnt").mkdir()
         chosen = {
             "cache": "coherent",

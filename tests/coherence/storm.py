@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["Storm", "differences", "flood", "storm", "view"]
+__all__ = ["Storm", "believe", "differences", "flood", "storm", "view"]
 
 DIRECTORIES = ("a", "b", "a/c", "b/d", "a/c/e")
 NAMES = tuple("fghijk")
@@ -212,8 +212,13 @@ class Storm:
             process.wait(30)
 
 
-def flood(source: Path, server: int, seed: int) -> None:
-    """Change more than the system keeps for a *server* that does not read it: it is stopped meanwhile."""
+def flood(
+    source: Path, server: int, seed: int, *, last: Callable[[], object] = lambda: None
+) -> None:
+    """Change more than the system keeps for a *server* that does not read it: it is stopped meanwhile.
+
+    And then do *last*, which goes unheard.
+    """
     limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
     try:
         limit = max(limit, int(Path("/proc/sys/fs/fanotify/max_queued_events").read_text()))
@@ -235,6 +240,7 @@ def flood(source: Path, server: int, seed: int) -> None:
                 _write(str(source / _some(rng)), rng, os.O_CREAT | os.O_WRONLY)
             with suppress(OSError):
                 os.unlink(source / _some(rng))
+        last()
     finally:
         os.kill(server, signal.SIGCONT)
 
@@ -252,11 +258,11 @@ def _state(pid: int) -> str:
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
 
 
-def _shown(path: str) -> tuple[object, ...]:
+def _shown(path: str, numbers: bool) -> tuple[object, ...]:
     st = os.lstat(path)
     what = (
         st.st_mode,
-        st.st_ino,
+        st.st_ino if numbers else 0,
         st.st_nlink,
         st.st_uid,
         st.st_gid,
@@ -271,8 +277,11 @@ def _shown(path: str) -> tuple[object, ...]:
         return (*what, st.st_size, file.read())
 
 
-def view(top: str | Path) -> dict[str, object]:
-    """Return what *top* shows: attributes, contents, listings, and which of all the names are not there."""
+def view(top: str | Path, *, numbers: bool = True) -> dict[str, object]:
+    """Return what *top* shows: attributes, contents, listings, and which of all the names are not there.
+
+    *numbers*: inode numbers, too.  A mount shows others of what lies on further devices.
+    """
     found: dict[str, object] = {}
 
     def walk(path: str) -> None:
@@ -282,25 +291,37 @@ def view(top: str | Path) -> dict[str, object]:
             below = os.path.join(path, name)
             # What a change turns up in the middle of a walk may be gone at the next step.
             try:
-                found[below] = shown = _shown(os.path.join(top, below))
+                found[below] = shown = _shown(os.path.join(top, below), numbers)
                 if stat.S_ISDIR(int(str(shown[0]))):
                     walk(below)
             except OSError as exc:
                 found[below] = errno.errorcode[exc.errno or 0]
 
-    found[""] = _shown(str(top))
+    found[""] = _shown(str(top), numbers)
     walk("")
     return found
 
 
-def differences(source: str | Path, point: str | Path) -> list[str]:
+def differences(source: str | Path, point: str | Path, *, numbers: bool = True) -> list[str]:
     """Return where the two differ, in words."""
-    there, here = view(source), view(point)
+    there, here = view(source, numbers=numbers), view(point, numbers=numbers)
     return [
         f"{path!r}: {_brief(there.get(path))} on the source, {_brief(here.get(path))} on the mount"
         for path in sorted({*there, *here})
         if there.get(path) != here.get(path)
     ]
+
+
+def believe(point: str | Path) -> None:
+    """Have the kernel know the attributes of all that *point* shows.
+
+    Once more, after :func:`differences`: that has read the files, and so their times of access are to be asked for, with
+    which comes all the rest.  Nothing would be stale then, whatever is told.
+    """
+    for directory, _, files in os.walk(point):
+        os.lstat(directory)
+        for name in files:
+            os.lstat(os.path.join(directory, name))
 
 
 def _brief(shown: object) -> str:

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from coherence.conftest import PATIENCE, Place, eventually
-from coherence.storm import DIRECTORIES, differences, flood, storm
+from coherence.storm import DIRECTORIES, believe, differences, flood, storm
 from sources.served import Served
 
 pytestmark = pytest.mark.mount
@@ -71,6 +71,23 @@ def test_what_is_known_is_not_asked_for(place: Places, pytestconfig: pytest.Conf
     requests = warm(p, "find", ".", "-ls")
     requests.pop("STATFS", None)
     assert requests == {}
+
+
+@pytest.mark.skipif(
+    not ROOT, reason="root alone is let in, and so no directory has to be asked about"
+)
+def test_what_find_asks_does_not_grow_with_the_tree(place: Places) -> None:
+    """Entering its directory and coming back, and once for the type of the file system."""
+    p = place(default_permissions=None)
+    costs = []
+    for number in range(30):
+        (p.source / f"d{number}").mkdir()
+        (p.source / f"d{number}" / "file").touch()
+        if number in (1, 29):
+            costs.append(warm(p, "find", ".", "-ls"))
+    assert costs[0] == costs[1]
+    assert costs[0].keys() <= {"STATFS", "ACCESS"}
+    assert sum(costs[0].values()) <= 3
 
 
 @pytest.mark.timeout(600)
@@ -190,6 +207,7 @@ def test_a_change_shows(place: Places, passthrough: bool | None) -> None:
         (top / "link").symlink_to("file")
         shown = p.point / name
         assert eventually(lambda: not differences(top, shown)), differences(top, shown)
+        believe(shown)
         change(top)
         assert eventually(lambda: not differences(top, shown)), (name, differences(top, shown))
 

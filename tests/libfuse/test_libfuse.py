@@ -8,7 +8,9 @@ one mfusepy, and that one library.
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -126,6 +128,62 @@ def test_what_libfuse_cannot_do_is_refused(options: dict[str, Any], words: str) 
         registry.load("libfuse").check_options(MountOptions(**options))
     assert info.value.why.startswith(words)
     assert info.value.fix
+
+
+@pytest.mark.mount
+@pytest.mark.parametrize("backend", ["libfuse3"], indirect=True)
+def test_the_library_tells_of_attributes_and_of_no_names(
+    backend: str, places: tuple[str, str]
+) -> None:
+    """Why cache=coherent is refused: once this fails, it may be had."""
+    done = run(
+        """
+        import json, os, threading
+        import xloop
+        from xloop import registry
+        from xloop.options import MountOptions
+
+        source, point = sys.argv[2:]
+        for name in ("file", "gone"):
+            open(f"{source}/{name}", "w").close()
+        forever = dict(attr_timeout=3600.0, entry_timeout=3600.0, negative_timeout=3600.0)
+        session = registry.load(sys.argv[1]).mount(
+            xloop.Loopback(source), point, MountOptions(cache="auto", **forever)
+        )
+        found = {}
+
+        def told(name):
+            try:
+                session.invalidate(b"/" + name.encode())
+            except OSError as exc:
+                return exc.errno
+
+        def look():
+            try:
+                for name in ("file", "gone", "missing"):
+                    os.path.lexists(f"{point}/{name}")
+                os.chmod(f"{source}/file", 0o600)
+                os.unlink(f"{source}/gone")
+                open(f"{source}/missing", "w").close()
+                found["told"] = {name: told(name) for name in ("file", "gone", "missing")}
+                found["mode"] = os.stat(f"{point}/file").st_mode & 0o777
+                found["missing"] = os.path.lexists(f"{point}/missing")
+                found["cache"] = session.status()["cache"]
+            finally:
+                session.unmount()
+
+        session.serve(threading.Thread(target=look).start)
+        print(json.dumps(found))
+        """,
+        backend,
+        *places,
+    )
+    found = json.loads(done.stdout)
+    assert found["mode"] == 0o600, "attributes are told"
+    assert found["told"] == {"file": None, "gone": None, "missing": errno.ENOENT}
+    assert not found["missing"], "a name that has appeared is not"
+    assert found["cache"]["mode"] == "timeout"
+    assert "no call that tells the kernel of a name" in found["cache"]["not coherent"]
 
 
 @each

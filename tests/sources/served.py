@@ -9,11 +9,13 @@ been opened yet.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import subprocess
 import sys
 import threading
+from collections.abc import Container
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -24,12 +26,21 @@ __all__ = ["Served"]
 class Served:
     """*source* shown at *point*, with fields of MountOptions, by a process of its own.
 
-    *stuck*: every request for a name that begins with "stuck" waits until :meth:`let_go`.
+    *stuck*: every request for a name that begins with "stuck" waits until :meth:`let_go`, and others in the middle: see
+    Stuck, below.  *admin*: False takes CAP_SYS_ADMIN from the server once it has mounted, and with it fanotify.
     """
 
-    def __init__(self, source: Path, point: Path, *, stuck: bool = False, **fields: Any) -> None:
+    def __init__(
+        self,
+        source: Path,
+        point: Path,
+        *,
+        stuck: bool = False,
+        admin: bool = True,
+        **fields: Any,
+    ) -> None:
         self.point = point
-        what = json.dumps([str(source), str(point), stuck, fields])
+        what = json.dumps([str(source), str(point), stuck, admin, fields])
         self._process = subprocess.Popen(
             [sys.executable, __file__, what],
             stdin=subprocess.PIPE,
@@ -65,6 +76,15 @@ class Served:
     def let_go(self) -> None:
         self._ask("let go")
 
+    def stuck_on(self) -> list[str]:
+        """Return the names in the middle of whose requests the server waits, or has waited."""
+        found: list[str] = self._ask("stuck")
+        return found
+
+    def lose_the_watch(self) -> None:
+        """Have what the server reads changes from fail the next time."""
+        self._ask("lose")
+
     def end(self) -> int:
         """Unmount, and return the exit status of the server."""
         if self._process.poll() is None and os.path.ismount(self.point):
@@ -94,18 +114,42 @@ class Served:
         self.end()
 
 
+def lose_admin() -> None:
+    """Give up CAP_SYS_ADMIN, for all threads that are made from now on."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)
+    sets = (ctypes.c_uint32 * 6)()
+    if libc.capget(header, sets) == 0:
+        sets[0] &= ~(1 << 21)
+        if libc.capset(header, sets) == 0:
+            return
+    raise OSError(ctypes.get_errno(), "CAP_SYS_ADMIN is still there")
+
+
 def main() -> None:
     """Be the server: argv tells what, the input what to answer."""
+    from xloop.changes import Watch
+    from xloop.host import Descriptor
     from xloop.loopback import Loopback
+    from xloop.nodes import Node
     from xloop.options import MountOptions
-    from xloop.types import Caller, Entry, HandleId, Ino
+    from xloop.types import Attr, Caller, Entry, HandleId, Ino
     from xloop_backends.devfuse import DevFuse
 
-    source, point, stuck, fields = json.loads(sys.argv[1])
+    source, point, stuck, admin, fields = json.loads(sys.argv[1])
     free = threading.Event()
+    waiting: list[str] = []
+
+    def wait(name: bytes) -> None:
+        waiting.append(os.fsdecode(name))
+        free.wait()
 
     class Stuck(Loopback):
-        """Waits in lookup for names that begin with "stuck", and in read for those with "slow"."""
+        """Waits in lookup for names that begin with "stuck", and in read for data that begins with "slow".
+
+        And where time would have to stand still for a race: for "removed..." between looking at a directory and removing
+        it, for "told..." between the decision that attributes hold and the reply that says so.
+        """
 
         def lookup(self, caller: Caller, parent: Ino, name: bytes) -> Entry:
             if name.startswith(b"stuck"):
@@ -120,10 +164,32 @@ def main() -> None:
                 free.wait()
             return data
 
+        def _victim(self, ref: Descriptor, name: bytes) -> tuple[Node, bool] | None:
+            found = super()._victim(ref, name)
+            if name.startswith(b"removed"):
+                wait(name)
+            return found
+
+        def watch(self, own: Container[int]) -> Watch:
+            watch = super().watch(own)
+            decide = watch.attributes_hold
+
+            def decide_and_wait(token: int, ino: Ino, attr: Attr) -> bool:
+                holds = decide(token, ino, attr)
+                name = self.nodes[ino].name
+                if name.startswith(b"told"):
+                    wait(name)
+                return holds
+
+            watch.attributes_hold = decide_and_wait  # type: ignore[method-assign]
+            return watch
+
     os.chdir("/")
     os.umask(0)
     operations = (Stuck if stuck else Loopback)(source, mountpoint=point)
     session = DevFuse().mount(operations, point, MountOptions(**fields))
+    if not admin:
+        lose_admin()
 
     def say(what: object) -> None:
         sys.stdout.write(json.dumps(what) + "\n")
@@ -133,7 +199,12 @@ def main() -> None:
         for line in sys.stdin:
             if line.startswith("let"):
                 free.set()
-            say(session.status())
+            elif line.startswith("lose"):
+                # A directory in its place: reading that is an error.
+                fd = os.open("/", os.O_RDONLY)
+                os.dup2(fd, operations._watch._source, inheritable=False)  # type: ignore[union-attr]
+                os.close(fd)
+            say(waiting if line.startswith("stuck") else session.status())
 
     def ready() -> None:
         threading.Thread(target=listen, daemon=True).start()

@@ -36,6 +36,7 @@ __all__ = [
     "mark_file_system",
     "remove_watch",
     "wait",
+    "watches",
 ]
 
 FAN_RENAME: Final = 0x10000000
@@ -143,6 +144,16 @@ def add_watch(instance: int, ref: int, mask: int) -> int:
 def remove_watch(instance: int, number: int) -> None:
     """End a watch.  EINVAL where the system has ended it already: the directory is gone."""
     _done(_libc().inotify_rm_watch(instance, number))
+
+
+def watches(instance: int) -> set[int]:
+    """Return the numbers of the watches that *instance* has."""
+    with open(f"/proc/self/fdinfo/{instance:d}", "rb") as file:
+        return {
+            int(line.split()[1].removeprefix(b"wd:"), 16)
+            for line in file
+            if line.startswith(b"inotify ")
+        }
 
 
 def wait(readable: Iterable[int], urgent: Iterable[int], seconds: float | None) -> set[int]:

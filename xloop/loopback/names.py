@@ -93,6 +93,24 @@ class Names(LoopbackBase):
         self.nodes.keep(node, fd)
         return node, attr.nlink <= 1 or stat.S_ISDIR(attr.mode)
 
+    def _lost_name(self, victim: Node, last: bool, directory: Node, name: bytes) -> None:
+        """Note that *name* is gone, which was *victim* when it was looked at, just before.
+
+        Somebody may have put another directory in its place in between, and that is gone now.  Whoever asked for
+        it takes the one that was there for removed, and its number for a dead one's (S_DEAD: the kernel lists
+        nothing there any more).  So where that lives on it gets another number.
+        """
+        if stat.S_ISDIR(victim.kind) and self._lives(victim):
+            self.nodes.disown(victim)
+        else:
+            self.nodes.removed(victim, directory, name, last=last)
+
+    def _lives(self, directory: Node) -> bool:
+        try:
+            return host.statx(self.nodes.ref(directory)).nlink > 0
+        except OSError:
+            return False
+
     def unlink(self, caller: Caller, parent: Ino, name: bytes) -> None:
         directory, ref = self._directory(parent, name)
         victim = self._victim(ref, name)
@@ -107,7 +125,7 @@ class Names(LoopbackBase):
         with self._as(caller):
             host.rmdir(ref, name)
         if victim is not None:
-            self.nodes.removed(victim[0], directory, name, last=True)
+            self._lost_name(*victim, directory, name)
 
     def rename(
         self,
@@ -128,7 +146,7 @@ class Names(LoopbackBase):
         if flags & _RENAME_EXCHANGE:
             self._moved(old, old_ref, name)
         elif victim is not None and victim[0] is not moved:
-            self.nodes.removed(victim[0], new, newname, last=victim[1])
+            self._lost_name(*victim, new, newname)
 
     def _moved(self, directory: Node, ref: Descriptor, name: bytes) -> Node | None:
         """Tell the node that has *name* now, if it is known, so that it can be opened again."""

@@ -123,6 +123,13 @@ class InotifyWatch(SourceWatch):
             # From whatever thread: a listener only takes note.
             self._tell([Change(IGNORED, node.ino) for node in dropped])
 
+    def _look_for_watches(self) -> None:
+        """Let go of the watches whose end may have gone unheard: the system has them no more."""
+        with self._lock:
+            living = linux_watch.watches(self._source)
+            for number in self._by_number.keys() - living:
+                self._watched.pop(self._by_number.pop(number), None)
+
     # -- what holds ---------------------------------------------------------------------
 
     def before(self, directory: Ino) -> int:
@@ -165,6 +172,7 @@ class InotifyWatch(SourceWatch):
             begin = at + INOTIFY_EVENT.size
             at = begin + length
             if mask & OVERFLOW:
+                self._look_for_watches()
                 changes.append(self._overflowed())
                 continue
             node = self._by_number.get(number)

@@ -23,9 +23,14 @@ from xloop.registry import system
 
 from . import library
 
-__all__ = ["check_options", "overheard", "probe", "refused", "words"]
+__all__ = ["NOT_COHERENT", "check_options", "overheard", "probe", "refused", "words"]
 
 DEVICE = "/dev/fuse"
+#: Why names cannot be believed until they change.
+NOT_COHERENT = (
+    "libfuse's path-based interface has no call that tells the kernel of a name that has appeared or is"
+    " gone (fuse_invalidate_path is about attributes and data)"
+)
 #: The helpers that mount for others than root, by the library's version.
 _HELPERS = {3: "fusermount3", 2: "fusermount"}
 
@@ -103,9 +108,9 @@ def check_options(name: str, options: MountOptions) -> None:
         )
     if options.cache == "coherent":
         raise OptionError(
-            f"{name} cannot honour cache=coherent: libfuse's path-based interface cannot tell the kernel"
-            " that a name has appeared",
-            "leave out cache, or use the backend devfuse",
+            f"{name} cannot honour cache=coherent: {NOT_COHERENT}",
+            "use the backend devfuse, which needs no more than libfuse does; or leave out cache, and the"
+            " timeouts hold",
         )
     if options.events == "relay":
         raise OptionError(

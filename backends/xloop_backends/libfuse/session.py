@@ -95,6 +95,7 @@ class LibfuseSession:
         self._name = name
         self._mountpoint = mountpoint
         self._kernel_checks = kernel_checks
+        self._not_coherent = mounting.NOT_COHERENT if options.cache == "auto" else ""
         self._max_threads = options.max_threads or _MAX_THREADS
         self._view = PathView(operations)
         self._binding = load(major)
@@ -234,6 +235,7 @@ class LibfuseSession:
             "version": f"{binding.fuse_version_major}.{binding.fuse_version_minor}",
             "threads": len(self._threads),
             "waiting locks": self._waiting,
+            "cache": {"mode": "timeout", "not coherent": self._not_coherent},
             **self._callbacks.calls.status(),
             **self._terms.status(),
         }

@@ -19,7 +19,10 @@ from xloop.errors import MountError, OptionError
 from xloop.host import host
 from xloop.options import SELINUX, MountOptions
 
-__all__ = ["check_options", "refused", "volume_name", "words"]
+__all__ = ["NOT_COHERENT", "check_options", "refused", "volume_name", "words"]
+
+#: Why nothing can be believed until it changes.
+NOT_COHERENT: Final = "what others change is heard of on Linux only"
 
 #: What is left of 15 characters for a type of file system behind "macfuse_".
 _SUBTYPE: Final = 7
@@ -46,7 +49,7 @@ def check_options(name: str, options: MountOptions) -> None:
         (
             options.cache == "coherent",
             "cache=coherent",
-            "what others change is heard of on Linux only",
+            NOT_COHERENT,
         ),
         (
             options.events == "relay",

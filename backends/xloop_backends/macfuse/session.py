@@ -51,6 +51,7 @@ class MacFuseSession:
         if checks is None:
             checks = options.allow_other or options.allow_root
         self._kernel_checks = checks
+        self._not_coherent = mounting.NOT_COHERENT if options.cache == "auto" else ""
         self._one_thread = options.max_threads == 1
         self._view = PathView(operations)
         binding = load(name)
@@ -129,6 +130,7 @@ class MacFuseSession:
             "backend": self._name,
             "library": binding._libfuse._name,  # noqa: SLF001  # it has no other name
             "version": f"{binding.fuse_version_major}.{binding.fuse_version_minor}",
+            "cache": {"mode": "timeout", "not coherent": self._not_coherent},
             "volume": self._callbacks.volume or self._volume,
             **self._callbacks.calls.status(),
             **self._terms.status(),

@@ -12,7 +12,10 @@ from typing import Final
 from xloop.errors import OptionError
 from xloop.options import SELINUX, MountOptions
 
-__all__ = ["check_options", "words"]
+__all__ = ["NOT_COHERENT", "check_options", "words"]
+
+#: Why nothing can be believed until it changes.
+NOT_COHERENT: Final = "what others change is heard of on Linux only"
 
 _MOST_MILLISECONDS: Final = 2**31 - 1
 _LABEL: Final = 32  # UTF-16 units in a volume's label
@@ -24,7 +27,7 @@ def check_options(options: MountOptions) -> None:
     refused = (
         (options.passthrough is True, "passthrough", "WinFsp has no such thing"),
         (options.writeback, "writeback", "nobody has tried what Windows makes of it"),
-        (options.cache == "coherent", "cache=coherent", "nobody tells it what changes behind it"),
+        (options.cache == "coherent", "cache=coherent", NOT_COHERENT),
         (options.events == "relay", "events=relay", "nobody tells it what changes behind it"),
         (options.poll is not None, "poll", "how WinFsp waits is its own affair"),
         (options.allow_root, "allow_root", "WinFsp lets in the owner, or everybody (allow_other)"),

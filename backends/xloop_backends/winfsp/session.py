@@ -169,5 +169,11 @@ class WinfspSession:
             "interface": f"{version // 10}.{version % 10}",
             "capable": f"{self._callbacks.capable:#x}",
             "asked": f"{self._callbacks.want:#x}",
+            "cache": {
+                "mode": "timeout",
+                "not coherent": winfsp_options.NOT_COHERENT
+                if self._options.cache == "auto"
+                else "",
+            },
             **self._callbacks.calls.status(),
         }

@@ -1,0 +1,257 @@
+# SPDX-License-Identifier: MIT
+"""cache=coherent where not everything can be watched, or not any more: what is known goes, and nothing is wrong for ever."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from coherence.conftest import Place, eventually
+from coherence.storm import believe, differences, flood
+from xloop.host import host
+
+pytestmark = pytest.mark.mount
+
+ROOT = os.geteuid() == 0
+Places = Callable[..., Place]
+
+#: By fanotify where that can be had, and by inotify.
+BOTH = pytest.mark.parametrize("admin", [True, False], ids=["best", "inotify"])
+#: What is not watched is believed for so long.
+SHORT = {"attr_timeout": 0.5, "entry_timeout": 0.5, "negative_timeout": 0.5}
+
+
+def by(admin: bool) -> dict[str, object]:
+    """Return the fields of a place.  Only root has anything to give up."""
+    return {} if admin or not ROOT else {"admin": False, "passthrough": False}
+
+
+def prepare(top: Path) -> None:
+    (top / "dir").mkdir()
+    (top / "dir" / "below").touch()
+    (top / "file").write_text("content")
+    (top / "other").write_text("content")
+    (top / "moves").touch()
+
+
+def change(top: Path) -> None:
+    """Change what is told in every way: attributes, data, names that come, go and move, and ones that were missing."""
+    (top / "dir" / "f").touch()
+    (top / "dir" / "below").unlink()
+    (top / "file").chmod(0o600)
+    (top / "other").write_text("CONTENT")
+    (top / "moves").rename(top / "dir" / "g")
+
+
+# -- an overflow ------------------------------------------------------------------------
+
+
+@BOTH
+def test_changes_that_went_unheard_show(place: Places, admin: bool) -> None:
+    p = place(**by(admin))
+    prepare(p.source)
+    assert eventually(lambda: not differences(p.source, p.point))
+    # Until all is known, and what was told of making it is past.
+    assert eventually(lambda: p.counted(lambda: believe(p.point)).keys() <= {"OPENDIR"})
+    assert p.status()["cache"]["everything dropped"] == 0
+    flood(p.source, p.pid, 1, last=lambda: change(p.source))
+    assert eventually(lambda: p.status()["cache"]["everything dropped"] > 0)
+    assert p.status()["cache"]["overflows"] > 0
+    assert eventually(lambda: not differences(p.source, p.point)), differences(p.source, p.point)
+    assert p.status()["cache"]["lost"] == ""
+    # And it goes on from there.
+    believe(p.point)
+    (p.source / "file").chmod(0o640)
+    (p.source / "new").touch()
+    assert eventually(lambda: not differences(p.source, p.point)), differences(p.source, p.point)
+
+
+# -- the watch is lost ------------------------------------------------------------------
+
+
+@BOTH
+def test_without_a_watch_the_timeouts_hold(place: Places, admin: bool) -> None:
+    p = place(**by(admin), **SHORT)
+    prepare(p.source)
+    assert eventually(lambda: not differences(p.source, p.point))
+    believe(p.point)
+    p.lose_the_watch()
+    change(p.source)  # the first of which is what it fails to read
+    assert eventually(lambda: p.status()["cache"]["lost"] != "")
+    assert p.status()["cache"]["everything dropped"] > 0
+    assert eventually(lambda: not differences(p.source, p.point)), differences(p.source, p.point)
+    # What is read now is believed for the timeouts, and no longer.
+    believe(p.point)
+    (p.source / "file").chmod(0o640)
+    (p.source / "new").touch()
+    (p.source / "other").unlink()
+    assert eventually(lambda: not differences(p.source, p.point)), differences(p.source, p.point)
+
+
+# -- directories that are not watched any more ------------------------------------------
+
+
+def _watches(place: Place) -> tuple[int, int]:
+    """Return the number of watches, by the status and by what the system says."""
+    counted = 0
+    for info in Path(f"/proc/{place.pid}/fdinfo").iterdir():
+        with suppress(FileNotFoundError):  # closed meanwhile
+            text = info.read_text()
+            counted += sum(line.startswith("inotify wd:") for line in text.splitlines())
+    return int(place.status()["cache"]["watches"]), counted
+
+
+def test_a_directory_that_is_removed_takes_its_watch_along(place: Places) -> None:
+    p = place(**by(admin=False))
+    for number in range(5):
+        (p.source / f"d{number}").mkdir()
+        (p.source / f"d{number}" / "file").touch()
+    believe(p.point)
+    assert _watches(p) == (6, 6)
+    for number in range(4):
+        shutil.rmtree(p.source / f"d{number}")
+    # They go once nobody holds the directories any more, here and in the kernel.
+    assert eventually(lambda: _watches(p) == (2, 2)), _watches(p)
+    # One that is made under the same name is another one, and watched.
+    (p.source / "d0").mkdir()
+    assert eventually(lambda: os.listdir(p.point / "d0") == [])
+    (p.source / "d0" / "f").touch()
+    assert eventually(lambda: not differences(p.source, p.point)), differences(p.source, p.point)
+    assert _watches(p) == (3, 3)
+
+
+def test_watches_whose_end_went_unheard_are_not_counted_on(tmp_path: Path) -> None:
+    """Nobody reads here, and so nothing is heard but that there was too much of it."""
+    from xloop import Loopback
+    from xloop.host import linux_watch
+    from xloop.types import ROOT_INO, Caller
+    from xloop.watch.inotify import InotifyWatch
+
+    caller = Caller(os.getuid(), os.getgid(), os.getpid())
+    for name in ("stays", "goes"):
+        (tmp_path / name).mkdir()
+    operations = Loopback(str(tmp_path))
+    operations.init()
+    try:
+        watchable = host.watchable(operations.nodes.ref(operations.nodes.root))
+        watch = InotifyWatch(operations.nodes, watchable, list, "nobody asked")
+        stays, goes = (
+            operations.lookup(caller, ROOT_INO, name).ino for name in (b"stays", b"goes")
+        )
+        tokens = {ino: watch.before(ino) for ino in (stays, goes)}
+        assert all(watch.names_hold(token, ino) for ino, token in tokens.items())
+        assert watch.status()["watches"] == 3
+        limit = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+        for number in range(limit):
+            (tmp_path / "stays" / f"f{number % 2}").touch()
+        # The end of a watch as an unmounted file system brings it about: the node is known as before.
+        linux_watch.remove_watch(watch._source, watch._watched[operations.nodes[goes]])
+        while watch._read():
+            pass
+        assert watch.status()["overflows"] == 1
+        assert watch.status()["watches"] == 2
+        assert watch.names_hold(watch._sequence, stays)
+        assert not watch.names_hold(watch._sequence, goes)
+        watch.close()
+    finally:
+        operations.batch_forget([(stays, 1), (goes, 1)])
+        operations.destroy()
+
+
+@pytest.mark.skipif(not ROOT, reason="only root may mount there")
+def test_a_file_system_that_is_unmounted_takes_its_watches_along(place: Places) -> None:
+    p = place(**by(admin=False))
+    (p.source / "dir").mkdir()
+    (p.source / "dir" / "below").touch()
+    subprocess.run(["mount", "-t", "tmpfs", "none", p.source / "dir"], check=True)
+    try:
+        (p.source / "dir" / "on top").mkdir()
+        (p.source / "dir" / "on top" / "file").touch()
+        assert eventually(lambda: os.listdir(p.point / "dir") == ["on top"])
+        believe(p.point)
+        assert _watches(p) == (3, 3)
+        dropped = p.status()["cache"]["everything dropped"]
+    finally:
+        subprocess.run(["umount", "-l", p.source / "dir"], check=True)
+    assert eventually(lambda: p.status()["cache"]["everything dropped"] > dropped)
+    assert eventually(lambda: os.listdir(p.point / "dir") == ["below"])
+    assert eventually(lambda: not differences(p.source, p.point)), differences(p.source, p.point)
+    # The root, and the directory that was mounted over.
+    assert eventually(lambda: _watches(p) == (2, 2)), _watches(p)
+    (p.source / "dir" / "below").unlink()
+    assert eventually(lambda: os.listdir(p.point / "dir") == [])
+
+
+# -- too few watches --------------------------------------------------------------------
+
+
+def test_the_oldest_directories_make_room(tmp_path: Path) -> None:
+    """In a user namespace of its own, which may have a limit of its own."""
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", sys.executable, __file__, tmp_path],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "unshare:" in done.stderr:
+        pytest.skip(f"no user namespace: {done.stderr}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "all right"
+
+
+LIMIT = 8
+DIRECTORIES = 20
+
+
+def main() -> None:
+    """Be the one who has few watches."""
+    Path("/proc/sys/user/max_inotify_watches").write_text(str(LIMIT))
+    p = Place(Path(sys.argv[1]), **SHORT)
+    try:
+        for number in range(DIRECTORIES):
+            (p.source / f"d{number}").mkdir()
+            (p.source / f"d{number}" / "file").touch(0o644)
+        for number in range(DIRECTORIES):
+            os.lstat(p.point / f"d{number}" / "file")
+            assert not (p.point / f"d{number}" / "missing").exists()
+            watches, counted = _watches(p)
+            assert watches == counted, (watches, counted)
+            assert watches <= LIMIT, watches
+        told = p.status()["cache"]
+        assert told["means"] == "inotify", told
+        assert told["most watches"] == LIMIT, told
+        assert told["dropped"] >= DIRECTORIES - LIMIT, told
+        assert told["lost"] == "", told
+
+        def stale(number: int) -> set[str]:
+            top = p.point / f"d{number}"
+            wrong = set()
+            if stat.S_IMODE(os.lstat(top / "file").st_mode) != 0o600:
+                wrong.add("attributes")
+            if not (top / "missing").exists():
+                wrong.add("a name")
+            return wrong
+
+        # The last one is watched; the first is not any more, and shows after the timeouts: once more looked at each.
+        for number in (0, DIRECTORIES - 1):
+            (p.source / f"d{number}" / "file").chmod(0o600)
+            (p.source / f"d{number}" / "missing").touch()
+            assert eventually(lambda number=number: not stale(number)), (number, stale(number))
+        assert not differences(p.source, p.point)
+    finally:
+        p.end()
+    print("all right")
+
+
+if __name__ == "__main__":
+    main()
