@@ -6,8 +6,10 @@ Owns :class:`Crew`.  Does not own what a thread does with a request (:mod:`.sess
 One thread on duty is best for most of what a file system is asked: the interpreter runs one at a
 time anyway, and handing over from one to another costs more than a request.  But a request may
 wait, for a disk or for the server of a network source, and must not hold up the others.  So
-somebody watches: a member that has been at the same request since the last look is stuck, and
-another one takes over.  Requests that move data, which waits for disks more often than not and
+somebody watches: a member that has been at the same request since the last look and sleeps in a system call is
+stuck, and another one takes over.  One that waits for a CPU or for the interpreter is not: another one would make
+it wait the longer, look stuck itself, and so on.  Only if that goes on it counts, too, for it may wait for
+something that takes another request to happen.  Requests that move data, which waits for disks more often than not and
 is copied without the interpreter, are served by several from the start.
 
 Who watches also sees whether a CPU is free and requests come back to back.  Waking a CPU that sleeps
@@ -34,6 +36,8 @@ _log = logging.getLogger("xloop.devfuse")
 
 #: Seconds between two looks: a request that waits holds up the others for one or two of them.
 _LOOK = 0.002
+#: Looks at the same request after which a member is stuck, whatever it waits for.
+_LONG = 10
 #: Looks without any request, until that counts as a lull, and until nobody looks any more.
 _SHORT, _QUIET = 3, 10
 #: Looks for which more are on duty than are needed.
@@ -51,13 +55,15 @@ _REST = 10.0
 class Member:
     """A thread of the crew.  Its own to change, everybody's to look at."""
 
-    __slots__ = ("busy", "gate", "requests", "seen")
+    __slots__ = ("busy", "gate", "looks", "requests", "seen", "tid")
 
     def __init__(self) -> None:
         self.requests = 0
         self.busy = False
-        #: *requests* at the last look.
+        #: *requests* at the last look, and how many looks before saw the same.
         self.seen = 0
+        self.looks = 0
+        self.tid = 0
         #: Held; released to call a member that rests.
         self.gate = threading.Lock()
         self.gate.acquire()
@@ -186,13 +192,17 @@ class Crew:
 
     def _look(self) -> None:
         stuck = 0
-        progress = False
+        working = False
         for member in self._members:
             if member.requests != member.seen:
                 member.seen = member.requests
-                progress = True
+                member.looks = 0
+                working = True
             elif member.busy:
-                stuck += 1
+                working = True
+                member.looks += 1
+                if member.looks >= _LONG or _sleeps(member.tid):
+                    stuck += 1
         needed = stuck + 1
         if self._data:
             self._data = False
@@ -207,7 +217,7 @@ class Crew:
                 self.wanted = needed
         if self._load is not None and self._awake is not None:
             self._watch_the_cpus(self._load, self._awake)
-        self._quiet = 0 if progress or stuck else self._quiet + 1
+        self._quiet = 0 if working else self._quiet + 1
         if not self._quiet:
             self.lull.clear()
         elif self._quiet == _SHORT:
@@ -233,6 +243,7 @@ class Crew:
     # -- threads ------------------------------------------------------------------------
 
     def _serve(self, member: Member) -> None:
+        member.tid = threading.get_native_id()
         try:
             self._work(member)
         finally:
@@ -240,6 +251,24 @@ class Crew:
                 self._members.discard(member)
                 if not self._members:
                     self._changed.notify_all()
+
+
+#: futex(2), by which a thread waits for the interpreter; linux/unistd.h of the machine.
+_FUTEX = {
+    "x86_64": (b"202",),
+    "i686": (b"240", b"422"),
+    "armv7l": (b"240", b"422"),
+}.get(os.uname().machine, (b"98",))
+
+
+def _sleeps(tid: int) -> bool:
+    """Tell whether the thread *tid* of this process sleeps in a system call, but for another thread of ours."""
+    try:
+        with open(f"/proc/self/task/{tid}/syscall", "rb") as file:
+            call = file.read().split()[0]
+    except (OSError, IndexError):
+        return True  # not to be seen here
+    return call != b"running" and call not in _FUTEX
 
 
 class _Load:
