@@ -112,6 +112,8 @@ class DevFuseSession:
         self._relay: Relay | None = None
         #: Why the source is not watched, though that was wanted.
         self._unwatched = ""
+        #: Why events are not relayed, though that was wanted where it can be had.
+        self._unrelayed = ""
         self._waits = Waits(self._reply_to_wait)
         self._failure: BaseException | None = None
         self._table: list[Handler | None] = []
@@ -233,39 +235,30 @@ class DevFuseSession:
 
     def _make_relay(self, watch: Watch) -> None:
         """Have changes that are told repeated, where that is wanted: see :mod:`.relay`."""
-        events = self._options.events
-        if events == "off" or watch.how != "fanotify":
-            if events == "relay":
-                refused = watch.status().get("refused", watch.how)
-                raise MountError(f"events=relay is not to be had: {refused}", "leave out events")
+        if self._options.events == "off":
             return
-        from .play import Play  # here: few mounts are watched
-        from .reach import Reach
-        from .relay import Relay
-        from .writers import Writers
+        from .events import relay_for  # here: few mounts are watched
 
         assert self._mounted is not None
-        device = os.makedev(*self._mounted.device)
-        writers = None
-        if self._passthrough is not None:
-            writers = Writers(self._passthrough, device, watch.recall, self._ops.forget)
-        play = Play(
-            self._ops,
-            self._options,
-            self._passthrough,
-            self._connection,
-            self._table,
-            watch.recall,
-        )
-        self._relay = Relay(
-            self._ops,
-            watch,
-            play,
-            Reach(play, watch, self._mountpoint, device),
-            writers,
-            self._connection,
-            own=self._tids,
-        )
+        try:
+            self._relay = relay_for(
+                self._ops,
+                self._options,
+                watch,
+                self._table,
+                self._passthrough,
+                self._connection,
+                self._mountpoint,
+                self._mounted.device,
+                own=self._tids,
+                privileged=self._privileged,
+            )
+        except OSError as exc:
+            self._unrelayed = exc.strerror or str(exc)
+            if self._options.events == "relay":
+                raise MountError(
+                    f"events=relay is not to be had: {self._unrelayed}", "leave out events"
+                ) from exc
 
     def _lists_without_opening(self, watch: Watch, terms: Terms) -> bool:
         """Whether opening a directory decides nothing: see :mod:`.coherent`."""
@@ -288,6 +281,8 @@ class DevFuseSession:
             watch = self._ops.watch(self._tids)
         except OSError as exc:
             self._unwatched = exc.strerror or str(exc)
+            if self._options.events != "off":
+                self._unrelayed = self._unwatched
             if self._options.cache == "coherent":
                 raise MountError(
                     f"cache=coherent is not to be had: {self._unwatched}",
@@ -357,6 +352,8 @@ class DevFuseSession:
             state["cache"] = {"mode": "timeout", "not coherent": self._unwatched}
         if self._relay is not None:
             state["events"] = self._relay.status()
+        elif self._unrelayed:
+            state["events"] = {"mode": "off", "not to be had": self._unrelayed}
         if terms is not None:
             state.update(terms.status())
             if self._passthrough is not None:
