@@ -73,8 +73,12 @@ class Watch(Protocol):
     change is told, unless a change was told meanwhile that nobody could know was meant for it.
     """
 
-    #: The system's means: "fanotify", "inotify".
+    #: The system's means: "fanotify", "fanotify by directory", "inotify".
     how: str
+    #: Whether what this process does itself is left out.
+    of_others: bool
+    #: Whether what changes is heard of by the names in single directories only, and not by what was changed.
+    by_directory: bool
     #: Whether a position in a directory means the same to every open file of it, at any time.
     lasting_positions: bool
 
@@ -95,6 +99,13 @@ class Watch(Protocol):
 
     def close(self) -> None:
         """End it.  No listener is called any more."""
+        ...
+
+    def watch_known(self) -> None:
+        """From now on, tell what changes in every directory, before its number is told to anybody.
+
+        Where that cannot be, status() counts it.
+        """
         ...
 
     def before(self, directory: Ino) -> int:

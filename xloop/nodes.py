@@ -165,6 +165,8 @@ class NodeTable:
         self.referenced = threading.Event()
         #: Called, with the lock held, with what is about to be known by another name than so far.
         self.displaced: Callable[[Node], object] | None = None
+        #: Called with each directory that is about to be told to somebody, whether or not it was known before.
+        self.met: Callable[[Node], object] | None = None
         self.get = self._by_ino.get
 
     # -- numbers ------------------------------------------------------------------------
@@ -249,6 +251,8 @@ class NodeTable:
                 self.pin(node, fd)
             elif fd is not None and node.fd is None:
                 self._adopt(node, fd)
+        if self.met is not None and node.kind == S_IFDIR:
+            self.met(node)
         return node
 
     def _named(self, node: Node, parent: Node, name: bytes) -> None:

@@ -106,7 +106,7 @@ class MountOptions:
     #: watched, else timeout).
     cache: str = "timeout"
     #: Whether changes that others make on the source appear to those who watch the mount (inotify): "relay" (or
-    #: the mount fails), "off", "auto" (where the source is watched anyway, for the cache, by fanotify).
+    #: the mount fails), "off", "auto" (where the source is watched anyway, for the cache, and it can be had).
     events: str = "auto"
     #: Let the kernel read, write and map the source's files without asking.  None: where it
     #: can be had.  True: fail the mount if it cannot.  False: never.

@@ -119,7 +119,6 @@ def test_git_status_opens_its_own_files_and_asks_nothing_else(place: Places) -> 
     assert eventually(lambda: told() == b" M d3/f3\n?? d4/new\n"), told()
 
 
-@pytest.mark.skipif(not ROOT, reason="inotify does not tell who made a change")
 def test_ones_own_changes_are_not_asked_for_again(place: Places) -> None:
     p = place()
     other = p.source / "other"
@@ -212,7 +211,7 @@ def test_a_change_shows(place: Places, passthrough: bool | None) -> None:
         assert eventually(lambda: not differences(top, shown)), (name, differences(top, shown))
 
 
-@pytest.mark.skipif(not ROOT, reason="inotify does not tell of changes by other names")
+@pytest.mark.skipif(not ROOT, reason="only root watches more than single directories")
 def test_a_change_by_another_name_shows(place: Places) -> None:
     p = place()
     (p.source / "a").mkdir()

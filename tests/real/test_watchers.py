@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from real.support import Arg, clean_environment, need, need_root, wait_until
+from real.support import Arg, clean_environment, need, wait_until
 
 if TYPE_CHECKING:
     from real.conftest import Place, Show
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def watched(work: Path, show: Show) -> Place:
-    need_root("events are relayed for root only")
     source = work / "source"
     (source / "app").mkdir(parents=True)
     return show(source, events="relay")

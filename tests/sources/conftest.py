@@ -22,6 +22,8 @@ from typing import Any
 import pytest
 
 import xloop
+from sources.watching import Changing
+from xloop import registry
 from xloop.testing import NativeTree, Pair, Tree
 
 #: Real file systems, in images of their own, with what makes them and how big they must be at least.
@@ -192,3 +194,21 @@ def twins(show: Show) -> Iterator[Twins]:
     yield pair
     for tree in made:
         tree.shut()
+
+
+@pytest.fixture
+def changing(base: Path, pytestconfig: pytest.Config) -> Iterator[Callable[..., Changing]]:
+    """Make a source and mount it, with fields of MountOptions."""
+    state = registry.load("devfuse").probe()
+    if not state.ok:
+        if pytestconfig.getoption("--require-mount"):
+            pytest.fail(f"--require-mount: devfuse: {state.why} ({state.fix})")
+        pytest.skip(f"devfuse: {state.why}")
+    with contextlib.ExitStack() as made:
+
+        def mount(**fields: Any) -> Changing:
+            top = Path(tempfile.mkdtemp(prefix="events-", dir=base))
+            made.callback(shutil.rmtree, top, ignore_errors=True)
+            return made.enter_context(Changing(top, **fields))
+
+        yield mount

@@ -95,7 +95,7 @@ def test_what_is_on_the_way_is_said(delay: Delay) -> None:
     assert "WRITEBACK_CACHE" in status["granted"]
     assert "writeback" in status["refused"]["PASSTHROUGH"] or not ROOT
     assert "writeback" in status["cache"]["not coherent"]
-    assert "writeback" in status["events"]["not relayed"]
+    assert "writeback" in status["events"]["not to be had"]
 
 
 def test_a_mount_that_is_read_only_delays_nothing(delay: Delay) -> None:

@@ -156,8 +156,10 @@ def test_directories_have_handles_where_events_are_relayed() -> None:
         assert _agree(_init(), **options)[0].has(Init.NO_EXPORT_SUPPORT)
 
 
-def test_events_are_refused_to_others_than_root(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_events_on_a_read_only_mount_are_for_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "privileged", lambda: False)
-    DevFuse().check_options(MountOptions(events="auto", cache="coherent"))
-    with pytest.raises(OptionError, match="only root"):
-        DevFuse().check_options(MountOptions(events="relay"))
+    DevFuse().check_options(MountOptions(events="relay"))
+    DevFuse().check_options(MountOptions(events="auto", cache="coherent", read_only=True))
+    with pytest.raises(OptionError, match="read-only mount") as refused:
+        DevFuse().check_options(MountOptions(events="relay", read_only=True))
+    assert "leave out ro" in refused.value.fix

@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple
 from xloop.host.base import Descriptor
 
 __all__ = [
+    "FAN_EVENT_ON_CHILD",
     "FAN_RENAME",
     "INFO",
     "INFO_DFID_NAME",
@@ -33,20 +34,24 @@ __all__ = [
     "file_handle",
     "file_system_id",
     "inotify",
+    "mark_directory",
     "mark_file_system",
     "remove_watch",
+    "unmark_directory",
     "wait",
     "watches",
 ]
 
 FAN_RENAME: Final = 0x10000000
+#: With a mark on a directory: changes of what is in it, too.
+FAN_EVENT_ON_CHILD: Final = 0x08000000
 
 _CLOEXEC, _NONBLOCK = 0x1, 0x2
 _REPORT_TID, _REPORT_FID, _REPORT_DIR_FID, _REPORT_NAME = 0x100, 0x200, 0x400, 0x800
 _REPORT_TARGET_FID = 0x1000
-_MARK_ADD, _MARK_FILESYSTEM = 0x1, 0x100
+_MARK_ADD, _MARK_REMOVE, _MARK_ONLYDIR, _MARK_FILESYSTEM = 0x1, 0x2, 0x8, 0x100
 
-_AT_EMPTY_PATH, _AT_HANDLE_FID = 0x1000, 0x200
+_AT_FDCWD, _AT_EMPTY_PATH, _AT_HANDLE_FID = -100, 0x1000, 0x200
 _MAX_HANDLE_SZ = 128
 
 _IN_CLOEXEC, _IN_NONBLOCK = 0o2000000, 0o4000
@@ -87,12 +92,15 @@ class Handle(NamedTuple):
     data: bytes
 
 
-def fanotify() -> Descriptor:
-    """Return a fanotify group whose events tell directory, name, target and thread.
+def fanotify(*, threads: bool) -> Descriptor:
+    """Return a fanotify group whose events tell directory, name, target, and who did it.
 
-    EPERM without CAP_SYS_ADMIN, EINVAL before Linux 5.17.
+    *threads*: that is the number of a thread; EPERM without CAP_SYS_ADMIN.  Otherwise of a process, and where
+    this one has no CAP_SYS_ADMIN it is 0 for all but itself.  EINVAL before Linux 5.17.
     """
-    flags = _CLOEXEC | _NONBLOCK | _REPORT_TID | _REPORT_FID | _REPORT_DIR_FID | _REPORT_NAME
+    flags = _CLOEXEC | _NONBLOCK | _REPORT_FID | _REPORT_DIR_FID | _REPORT_NAME
+    if threads:
+        flags |= _REPORT_TID
     return Descriptor(_done(_libc().fanotify_init(flags | _REPORT_TARGET_FID, os.O_RDONLY)))
 
 
@@ -103,6 +111,24 @@ def mark_file_system(group: int, ref: int, mask: int) -> None:
     """
     mark = _libc().fanotify_mark
     _done(mark(group, _MARK_ADD | _MARK_FILESYSTEM, ctypes.c_uint64(mask), ref, b"."))
+
+
+def mark_directory(group: int, ref: int, mask: int) -> None:
+    """Have *group* told of what *mask* says, in the directory *ref*.
+
+    ENOSPC: this user has too many marks.  EACCES: he may not read the directory.  EOPNOTSUPP, ENODEV, EXDEV where
+    objects have no handles that tell them apart.
+    """
+    mark = _libc().fanotify_mark
+    path = b"/proc/self/fd/%d" % ref
+    _done(mark(group, _MARK_ADD | _MARK_ONLYDIR, ctypes.c_uint64(mask), _AT_FDCWD, path))
+
+
+def unmark_directory(group: int, ref: int, mask: int) -> None:
+    """Take back mark_directory() with the same mask.  ENOENT: there is none."""
+    mark = _libc().fanotify_mark
+    path = b"/proc/self/fd/%d" % ref
+    _done(mark(group, _MARK_REMOVE | _MARK_ONLYDIR, ctypes.c_uint64(mask), _AT_FDCWD, path))
 
 
 def file_handle(ref: int) -> Handle:

@@ -58,6 +58,8 @@ class SourceWatch:
     """See :class:`xloop.changes.Watch`."""
 
     how = ""
+    of_others = False
+    by_directory = False
 
     def __init__(
         self,
@@ -234,6 +236,9 @@ class SourceWatch:
         self._nodes.displaced = lambda node: (
             None if node.parent is None else displaced(node.parent.ino, node.name)
         )
+
+    def watch_known(self) -> None:
+        """Everything is watched anyway."""
 
     def before(self, directory: Ino) -> int:
         return self._sequence

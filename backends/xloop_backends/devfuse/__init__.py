@@ -56,10 +56,14 @@ class DevFuse:
                     f"fusermount3 has no option {word}", f"leave out {word}, or mount as root"
                 )
         if options.events == "relay":
-            raise OptionError(
-                "only root can relay events: to others the kernel does not tell who has changed something",
-                "leave out events, or mount as root",
-            )
+            from .events import why_not  # here: few mounts are watched
+
+            why = why_not(options, privileged=False)
+            if why:
+                raise OptionError(
+                    f"events=relay is not to be had: {why}",
+                    "leave out ro or events, or mount as root",
+                )
 
     def mount(self, operations: Operations, mountpoint: str, options: MountOptions) -> Session:
         checks = _kernel_checks(options)

@@ -121,7 +121,7 @@ def negotiate(
         refused[Init.SECURITY_CTX] = "no security module that labels files"
     if options.may_watch:
         asked[Init.NO_OPENDIR_SUPPORT] = "listings that are known are not asked for"
-    if privileged and options.may_relay:
+    if options.may_relay:
         del asked[Init.NO_EXPORT_SUPPORT]
         refused[Init.NO_EXPORT_SUPPORT] = "events are relayed to directories by their handles"
     if not options.writeback:

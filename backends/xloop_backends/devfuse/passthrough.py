@@ -29,7 +29,7 @@ from xloop.types import HandleId, Ino
 
 from . import abi
 
-__all__ = ["Passthrough"]
+__all__ = ["WITHOUT_FSETID", "Passthrough"]
 
 #: In place of a backing id: the inode is open, and its data comes through us.
 _SERVED = 0
@@ -42,6 +42,36 @@ _SWEEP = 2.0
 #: Seconds more, at most, for which a moment is awaited when nothing is asked: each that is closed meanwhile takes
 #: the interpreter from who serves, and that costs ten times as much as closing it.
 _PATIENCE = 8.0
+
+#: What CAP_FSETID makes no difference to: neither changes what is in a file nor its mode.  A thread that has registered
+#: a backing file has none until it is asked something else.  CREATE and OPEN see to it themselves.
+WITHOUT_FSETID = frozenset(
+    {
+        abi.Opcode.LOOKUP,
+        abi.Opcode.FORGET,
+        abi.Opcode.BATCH_FORGET,
+        abi.Opcode.GETATTR,
+        abi.Opcode.STATX,
+        abi.Opcode.READLINK,
+        abi.Opcode.ACCESS,
+        abi.Opcode.GETXATTR,
+        abi.Opcode.LISTXATTR,
+        abi.Opcode.OPEN,
+        abi.Opcode.CREATE,
+        abi.Opcode.READ,
+        abi.Opcode.FLUSH,
+        abi.Opcode.RELEASE,
+        abi.Opcode.OPENDIR,
+        abi.Opcode.READDIR,
+        abi.Opcode.READDIRPLUS,
+        abi.Opcode.RELEASEDIR,
+        abi.Opcode.UNLINK,
+        abi.Opcode.RMDIR,
+        abi.Opcode.RENAME,
+        abi.Opcode.RENAME2,
+        abi.Opcode.STATFS,
+    }
+)
 
 _SET_ID = stat.S_ISUID | stat.S_ISGID
 

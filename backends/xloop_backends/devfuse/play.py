@@ -197,4 +197,6 @@ class Play(Replies):
 
 
 def _phantom_attr(ino: Ino) -> Attr:
-    return Attr.make((stat.S_IFDIR if ino & 1 else stat.S_IFREG) | 0o700, ino=ino)
+    # This user's own: in a sticky directory nobody else may take it away.
+    mode = (stat.S_IFDIR if ino & 1 else stat.S_IFREG) | 0o700
+    return Attr.make(mode, ino=ino, uid=os.geteuid(), gid=os.getegid())

@@ -3,8 +3,9 @@
 
 Owns :class:`Reach`.  Does not own what is done there.
 
-It is reached by a mount like it that is nowhere in the tree, for a moment: an open file on the mount itself would
-keep everybody from unmounting it.  Nothing that somebody has mounted inside is there.
+It is reached by a mount like it that is nowhere in the tree: an open file on the mount itself would keep everybody from
+unmounting it.  Nothing that somebody has mounted inside is there.  Root makes one for a moment, others keep one
+(:mod:`.aside`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from xloop.changes import Watch
 from xloop.host import Descriptor, linux_trees, linux_watch
 from xloop.types import ROOT_INO, Entry, Ino
 
+from .aside import Aside
 from .play import Play
 
 __all__ = ["GoneError", "Reach"]
@@ -42,12 +44,15 @@ class GoneError(Exception):
 
 
 class Reach:
-    def __init__(self, play: Play, watch: Watch, mountpoint: str, device: int) -> None:
-        """*device*: st_dev of what is mounted at *mountpoint*."""
+    def __init__(
+        self, play: Play, watch: Watch, mountpoint: str, device: int, aside: Aside | None
+    ) -> None:
+        """*device*: st_dev of what is mounted at *mountpoint*.  *aside*: None for who may make one at any time."""
         self._play = play
         self._watch = watch
         self._mountpoint = os.fsencode(mountpoint)
         self._device = device
+        self._aside = aside
         self._root: Descriptor | None = None
         self._directories: dict[Ino, Descriptor] = {}
         self._elsewhere: tuple[Ino, Descriptor] | None = None
@@ -56,7 +61,7 @@ class Reach:
     def reached(self) -> Iterator[None]:
         """Have the mount at hand meanwhile.  GoneError: it is not there."""
         try:
-            root = linux_trees.clone_mount(self._mountpoint)
+            root = self._another()
             if os.fstat(root).st_dev != self._device:
                 raise GoneError
         except OSError as exc:
@@ -68,6 +73,18 @@ class Reach:
         finally:
             self._directories.clear()
             self._root = self._elsewhere = None
+
+    def _another(self) -> Descriptor:
+        if self._aside is None:
+            return linux_trees.clone_mount(self._mountpoint)
+        root = self._aside.root
+        if root is None:
+            raise GoneError
+        return root
+
+    def close(self) -> None:
+        if self._aside is not None:
+            self._aside.close()
 
     @property
     def root(self) -> Descriptor:
@@ -117,7 +134,7 @@ class Reach:
         try:
             return linux_trees.open_handle(self.root, handle, os.O_PATH)
         except OSError:
-            # Somebody may watch what the kernel knows by no name any more.
+            # Not everybody may.  And somebody may watch what the kernel knows by no name any more.
             return self._walk(ino)
 
     def _walk(self, ino: Ino) -> Descriptor:

@@ -40,7 +40,7 @@ from .abi import Init, Opcode
 from .crew import Crew, Member
 from .handlers import Handler, Handlers
 from .negotiate import MAX_WRITE, Terms, negotiate
-from .passthrough import Passthrough
+from .passthrough import WITHOUT_FSETID, Passthrough
 from .placement import Placement
 from .waits import WAKE, Waits
 
@@ -65,35 +65,6 @@ _KNOWN = frozenset(Opcode)
 #: Bytes in one request for which several threads are worth while.
 _BULK = 64 * 1024
 _MOVES_DATA = {Opcode.READ, Opcode.WRITE, Opcode.COPY_FILE_RANGE, Opcode.FSYNC}
-#: What CAP_FSETID makes no difference to: neither changes what is in a file nor its mode.  Of a thread that registers
-#: backing files it is gone until something else is asked (:mod:`.passthrough`).  CREATE and OPEN see to it themselves.
-_WITHOUT_FSETID = frozenset(
-    {
-        Opcode.LOOKUP,
-        Opcode.FORGET,
-        Opcode.BATCH_FORGET,
-        Opcode.GETATTR,
-        Opcode.STATX,
-        Opcode.READLINK,
-        Opcode.ACCESS,
-        Opcode.GETXATTR,
-        Opcode.LISTXATTR,
-        Opcode.OPEN,
-        Opcode.CREATE,
-        Opcode.READ,
-        Opcode.FLUSH,
-        Opcode.RELEASE,
-        Opcode.OPENDIR,
-        Opcode.READDIR,
-        Opcode.READDIRPLUS,
-        Opcode.RELEASEDIR,
-        Opcode.UNLINK,
-        Opcode.RMDIR,
-        Opcode.RENAME,
-        Opcode.RENAME2,
-        Opcode.STATFS,
-    }
-)
 #: What may come from our own threads without harm: the end of something that is open.
 _FROM_SELF = _NO_REPLY | {Opcode.RELEASE, Opcode.RELEASEDIR, Opcode.FLUSH, Opcode.DESTROY}
 #: What allow_root leaves to everybody: it concerns files that were opened by somebody let in.
@@ -145,6 +116,8 @@ class DevFuseSession:
         self._relay: Relay | None = None
         #: Why the source is not watched, though that was wanted.
         self._unwatched = ""
+        #: Why events are not relayed, though that was wanted where it can be had.
+        self._unrelayed = ""
         self._waits = Waits(self._reply_to_wait)
         self._failure: BaseException | None = None
         self._table: list[Handler | None] = []
@@ -271,39 +244,30 @@ class DevFuseSession:
 
     def _make_relay(self, watch: Watch) -> None:
         """Have changes that are told repeated, where that is wanted: see :mod:`.relay`."""
-        events = self._options.events
-        if events == "off" or watch.how != "fanotify":
-            if events == "relay":
-                refused = watch.status().get("refused", watch.how)
-                raise MountError(f"events=relay is not to be had: {refused}", "leave out events")
+        if self._options.events == "off":
             return
-        from .play import Play  # here: few mounts are watched
-        from .reach import Reach
-        from .relay import Relay
-        from .writers import Writers
+        from .events import relay_for  # here: few mounts are watched
 
         assert self._mounted is not None
-        device = os.makedev(*self._mounted.device)
-        writers = None
-        if self._passthrough is not None:
-            writers = Writers(self._passthrough, device, watch.recall, self._ops.forget)
-        play = Play(
-            self._ops,
-            self._options,
-            self._passthrough,
-            self._connection,
-            self._table,
-            watch.recall,
-        )
-        self._relay = Relay(
-            self._ops,
-            watch,
-            play,
-            Reach(play, watch, self._mountpoint, device),
-            writers,
-            self._connection,
-            own=self._tids,
-        )
+        try:
+            self._relay = relay_for(
+                self._ops,
+                self._options,
+                watch,
+                self._table,
+                self._passthrough,
+                self._connection,
+                self._mountpoint,
+                self._mounted.device,
+                own=self._tids,
+                privileged=self._privileged,
+            )
+        except OSError as exc:
+            self._unrelayed = exc.strerror or str(exc)
+            if self._options.events == "relay":
+                raise MountError(
+                    f"events=relay is not to be had: {self._unrelayed}", "leave out events"
+                ) from exc
 
     def _lists_without_opening(self, watch: Watch, terms: Terms) -> bool:
         """Whether opening a directory decides nothing: see :mod:`.coherent`."""
@@ -322,12 +286,15 @@ class DevFuseSession:
         coherent = self._options.may_watch
         if self._options.cache == "auto" and not coherent:
             self._unwatched = _NOT_WITH_WRITEBACK
+            self._unrelayed = "" if self._options.events == "off" else _NOT_WITH_WRITEBACK
         if not coherent and self._options.events != "relay":
             return
         try:
             watch = self._ops.watch(self._tids)
         except OSError as exc:
             self._unwatched = exc.strerror or str(exc)
+            if self._options.events != "off":
+                self._unrelayed = self._unwatched
             if self._options.cache == "coherent":
                 raise MountError(
                     f"cache=coherent is not to be had: {self._unwatched}",
@@ -397,8 +364,8 @@ class DevFuseSession:
             state["cache"] = {"mode": "timeout", "not coherent": self._unwatched}
         if self._relay is not None:
             state["events"] = self._relay.status()
-        elif self._unwatched is _NOT_WITH_WRITEBACK and self._options.events == "auto":
-            state["events"] = {"not relayed": self._unwatched}
+        elif self._unrelayed:
+            state["events"] = {"mode": "off", "not to be had": self._unrelayed}
         if terms is not None:
             state.update(terms.status())
             if self._passthrough is not None:
@@ -462,7 +429,7 @@ class DevFuseSession:
         crew = self._crew
         last = Caller(0, 0, 0)
         moves_data = bytes(opcode in _MOVES_DATA for opcode in range(len(table)))
-        with_fsetid = bytes(opcode not in _WITHOUT_FSETID for opcode in range(len(table)))
+        with_fsetid = bytes(opcode not in WITHOUT_FSETID for opcode in range(len(table)))
         placement = Placement() if Placement.useful() else None
         sleeps = polled = fd
         clock = time.perf_counter_ns
