@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""cache=coherent on sources of every kind that can be watched, by both means.  Root only: file systems are made."""
+"""cache=coherent on sources of every kind that can be watched, by all means.  Root only: file systems are made."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ pytestmark = pytest.mark.mount
 
 Places = Callable[..., Place]
 
-#: What shows them by which means: to whom has no CAP_SYS_ADMIN it is inotify everywhere.
+#: What they are watched by at best, and by what they are.
 WATCHES = [
-    *((kind, True, "fanotify") for kind in ("tmpfs", *DISKS)),
-    ("btrfs-subvolume", True, "inotify"),
-    ("overlay", True, "inotify"),
-    *((kind, False, "inotify") for kind in ("tmpfs", *DISKS, "overlay")),
+    *((kind, "file system", "fanotify") for kind in ("tmpfs", *DISKS)),
+    ("btrfs-subvolume", "file system", "fanotify by directory"),
+    ("overlay", "file system", "inotify"),
+    *((kind, "directories", "fanotify by directory") for kind in ("tmpfs", *DISKS)),
+    ("overlay", "directories", "inotify"),
+    *((kind, "inotify", "inotify") for kind in ("tmpfs", *DISKS, "overlay")),
 ]
 
 
@@ -54,18 +56,20 @@ def prepare(top: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "admin", "means"),
+    ("kind", "watched", "means"),
     WATCHES,
-    ids=[f"{kind}-{means}-{'root' if admin else 'plain'}" for kind, admin, means in WATCHES],
+    ids=[f"{kind}-{watched}-{means}".replace(" ", "-") for kind, watched, means in WATCHES],
 )
 def test_what_others_change_shows(
-    lab: Lab, place: Places, kind: str, admin: bool, means: str
+    lab: Lab, place: Places, kind: str, watched: str, means: str
 ) -> None:
     source = made(lab, kind)
-    p = place(source=source, admin=admin, passthrough=None if admin else False)
+    p = place(
+        source=source, watched=watched, passthrough=None if watched == "file system" else False
+    )
     told = p.status()["cache"]
     assert told["means"] == means
-    if means == "inotify":
+    if means != "fanotify":
         assert told["refused"].startswith("fanotify: ")
     for name, change in CHANGES.items():
         top = source / name

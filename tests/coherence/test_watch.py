@@ -23,15 +23,17 @@ pytestmark = pytest.mark.mount
 ROOT = os.geteuid() == 0
 Places = Callable[..., Place]
 
-#: By fanotify where that can be had, and by inotify.
-BOTH = pytest.mark.parametrize("admin", [True, False], ids=["best", "inotify"])
+#: The whole file system where that can be had, and one directory at a time.
+ALL = pytest.mark.parametrize("watched", ["file system", "directories", "inotify"])
 #: What is not watched is believed for so long.
 SHORT = {"attr_timeout": 0.5, "entry_timeout": 0.5, "negative_timeout": 0.5}
 
 
-def by(admin: bool) -> dict[str, object]:
-    """Return the fields of a place.  Only root has anything to give up."""
-    return {} if admin or not ROOT else {"admin": False, "passthrough": False}
+def by(watched: str) -> dict[str, object]:
+    """Return the fields of a place."""
+    if watched == "inotify" or (ROOT and watched == "directories"):
+        return {"watched": watched, "passthrough": False}
+    return {}  # the best that there is
 
 
 def prepare(top: Path) -> None:
@@ -54,9 +56,9 @@ def change(top: Path) -> None:
 # -- an overflow ------------------------------------------------------------------------
 
 
-@BOTH
-def test_changes_that_went_unheard_show(place: Places, admin: bool) -> None:
-    p = place(**by(admin))
+@ALL
+def test_changes_that_went_unheard_show(place: Places, watched: str) -> None:
+    p = place(**by(watched))
     prepare(p.source)
     assert eventually(lambda: not differences(p.source, p.point))
     # Until all is known, and what was told of making it is past.
@@ -77,9 +79,9 @@ def test_changes_that_went_unheard_show(place: Places, admin: bool) -> None:
 # -- the watch is lost ------------------------------------------------------------------
 
 
-@BOTH
-def test_without_a_watch_the_timeouts_hold(place: Places, admin: bool) -> None:
-    p = place(**by(admin), **SHORT)
+@ALL
+def test_without_a_watch_the_timeouts_hold(place: Places, watched: str) -> None:
+    p = place(**by(watched), **SHORT)
     prepare(p.source)
     assert eventually(lambda: not differences(p.source, p.point))
     believe(p.point)
@@ -110,7 +112,7 @@ def _watches(place: Place) -> tuple[int, int]:
 
 
 def test_a_directory_that_is_removed_takes_its_watch_along(place: Places) -> None:
-    p = place(**by(admin=False))
+    p = place(**by("inotify"))
     for number in range(5):
         (p.source / f"d{number}").mkdir()
         (p.source / f"d{number}" / "file").touch()
@@ -168,7 +170,7 @@ def test_watches_whose_end_went_unheard_are_not_counted_on(tmp_path: Path) -> No
 
 @pytest.mark.skipif(not ROOT, reason="only root may mount there")
 def test_a_file_system_that_is_unmounted_takes_its_watches_along(place: Places) -> None:
-    p = place(**by(admin=False))
+    p = place(**by("inotify"))
     (p.source / "dir").mkdir()
     (p.source / "dir" / "below").touch()
     subprocess.run(["mount", "-t", "tmpfs", "none", p.source / "dir"], check=True)
@@ -216,7 +218,7 @@ DIRECTORIES = 20
 def main() -> None:
     """Be the one who has few watches."""
     Path("/proc/sys/user/max_inotify_watches").write_text(str(LIMIT))
-    p = Place(Path(sys.argv[1]), **SHORT)
+    p = Place(Path(sys.argv[1]), watched="inotify", **SHORT)
     try:
         for number in range(DIRECTORIES):
             (p.source / f"d{number}").mkdir()

@@ -10,6 +10,7 @@ been opened yet.
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import os
 import subprocess
@@ -18,7 +19,7 @@ import threading
 from collections.abc import Container
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 __all__ = ["Served"]
 
@@ -27,7 +28,8 @@ class Served:
     """*source* shown at *point*, with fields of MountOptions, by a process of its own.
 
     *stuck*: every request for a name that begins with "stuck" waits until :meth:`let_go`, and others in the middle: see
-    Stuck, below.  *admin*: False takes CAP_SYS_ADMIN from the server once it has mounted, and with it fanotify.
+    Stuck, below.  *watched*: what the source is watched by at best: "file system"; "directories", for which CAP_SYS_ADMIN is taken
+    from the server once it has mounted; "inotify", for which the system is made to refuse fanotify.
     """
 
     def __init__(
@@ -36,11 +38,11 @@ class Served:
         point: Path,
         *,
         stuck: bool = False,
-        admin: bool = True,
+        watched: str = "file system",
         **fields: Any,
     ) -> None:
         self.point = point
-        what = json.dumps([str(source), str(point), stuck, admin, fields])
+        what = json.dumps([str(source), str(point), stuck, watched, fields])
         self._process = subprocess.Popen(
             [sys.executable, __file__, what],
             stdin=subprocess.PIPE,
@@ -126,17 +128,22 @@ def lose_admin() -> None:
     raise OSError(ctypes.get_errno(), "CAP_SYS_ADMIN is still there")
 
 
+def refuse(**_threads: bool) -> NoReturn:
+    """Be the fanotify of a system that has none for this user."""
+    raise OSError(errno.EPERM, "not to be had here")
+
+
 def main() -> None:
     """Be the server: argv tells what, the input what to answer."""
     from xloop.changes import Watch
-    from xloop.host import Descriptor
+    from xloop.host import Descriptor, linux_watch
     from xloop.loopback import Loopback
     from xloop.nodes import Node
     from xloop.options import MountOptions
     from xloop.types import Attr, Caller, Entry, HandleId, Ino
     from xloop_backends.devfuse import DevFuse
 
-    source, point, stuck, admin, fields = json.loads(sys.argv[1])
+    source, point, stuck, watched, fields = json.loads(sys.argv[1])
     free = threading.Event()
     waiting: list[str] = []
 
@@ -188,8 +195,10 @@ def main() -> None:
     os.umask(0)
     operations = (Stuck if stuck else Loopback)(source, mountpoint=point)
     session = DevFuse().mount(operations, point, MountOptions(**fields))
-    if not admin:
+    if watched == "directories":
         lose_admin()
+    elif watched == "inotify":
+        linux_watch.fanotify = refuse
 
     def say(what: object) -> None:
         sys.stdout.write(json.dumps(what) + "\n")
