@@ -546,8 +546,7 @@ class PosixHost:
         raise error(errno.EOPNOTSUPP, "no record locks that belong to an open file")
 
     def flock(self, fd: int, operation: int) -> None:
-        # Not fcntl.flock(): it starts again after EINTR (PEP 475), and a wait could never be ended.
-        if self._libc.flock(int(fd), operation):
+        if self._libc.flock(int(fd), operation):  # fcntl.flock() never ends by EINTR (PEP 475)
             raise failed()
 
     # -- identity of this thread --------------------------------------------------------
@@ -575,20 +574,15 @@ class PosixHost:
     def keeps_set_id(self, caller: Caller) -> bool:
         return caller.uid == 0
 
-    def sees_trusted(self, caller: Caller) -> bool:
-        return caller.uid == 0
+    sees_trusted = keeps_set_id  # who is root
 
     def without_fsetid(self, caller: Caller | None = None) -> AbstractContextManager[object]:
         return _nothing  # a capability of Linux; here the kernel clears the bits unless root writes
 
-    def drop_fsetid(self) -> None:
-        """Nothing: see without_fsetid()."""
-
-    def restore_fsetid(self) -> None:
-        """Nothing: see without_fsetid()."""
-
     def own_file_system_state(self) -> None:
         """Nothing: no system but Linux gives a thread a umask.  masking() keeps them apart."""
+
+    drop_fsetid = restore_fsetid = own_file_system_state  # nothing either: see without_fsetid()
 
     # -- limits -------------------------------------------------------------------------
 
