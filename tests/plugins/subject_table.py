@@ -71,7 +71,7 @@ class SubjectTable:
             cells = [str(counts[column]) for column in COLUMNS]
             rows.append((name, who, *cells, f"{self._seconds[name]:.0f}"))
         return [
-            f"{row[0]:16}{row[1]:6}" + "".join(f"{cell:>9}" for cell in row[2:]) for row in rows
+            f"{row[0]:19}{row[1]:6}" + "".join(f"{cell:>9}" for cell in row[2:]) for row in rows
         ]
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
