@@ -147,7 +147,9 @@ class Steps:
         kind, directory, name, target, *_ = change
         assert directory is not None
         closed = True
-        refused = None
+        # Its number, and not the exception: that would hold this frame, which would hold it, and both the descriptor of
+        # the mount below, and so the mount, until the collector looks.
+        refused = 0
         self.play.begin({(directory, name): self._thing(change)})
         try:
             file = self._asked_anew(directory, name, lambda: self._reach.named(name, at))
@@ -155,7 +157,7 @@ class Steps:
                 try:
                     host.utimens(file, None, 0)
                 except PermissionError as exc:
-                    refused = exc
+                    refused = exc.errno or errno.EPERM
                 if target is not None:
                     # By its reply the kernel knows the time of data that it may have read before.
                     self.invalidate(target, 0)
@@ -166,8 +168,8 @@ class Steps:
                 closed = self._open_and_close(file)
         finally:
             self.play.end()
-        if refused is not None:
-            raise refused
+        if refused:
+            raise OSError(refused, os.strerror(refused))
         return closed
 
     def _open_and_close(self, file: int) -> bool:

@@ -472,7 +472,6 @@ class WritebackHandlers(Handlers):
         except PermissionError as exc:
             if exc.errno != errno.EPERM:
                 raise
-            refusal = exc
         if changes.size is not None:
             changes.mtime = None
             attr = self.ops.setattr(caller, ino, changes, handle)
@@ -484,7 +483,7 @@ class WritebackHandlers(Handlers):
             if not writes_out and (
                 changes.atime is not None or not self._delayed.is_believed(ino, mtime, attr)
             ):
-                raise refusal
+                raise OSError(errno.EPERM, os.strerror(errno.EPERM))
         self._delayed.not_taken(ino, mtime)
         return attr
 
