@@ -193,6 +193,9 @@ class _ActingAs:
 
     def __enter__(self) -> None:
         self.own = _thread.without_fsetid
+        if self.own is not None:
+            # setfsuid() to 0 gives back what is permitted, CAP_FSETID among it, and nobody would know.
+            self.own.put_back()
         _thread.without_fsetid = None
         uid, gid, pid, groups, label = self.caller
         if label is not None:
