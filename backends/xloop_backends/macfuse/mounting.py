@@ -54,7 +54,7 @@ def check_options(name: str, options: MountOptions) -> None:
         (
             options.events == "relay",
             "events=relay",
-            "what others change is heard of on Linux only",
+            NOT_COHERENT,
         ),
         (options.writeback, "writeback", "macOS has no such thing"),
         (options.poll is not None, "poll", "how the library waits is its own affair"),
