@@ -368,6 +368,29 @@ def test_what_is_changed_by_one_name_shows_under_another_at_once(
 
 
 @each
+@pytest.mark.mount
+def test_the_size_of_the_file_that_was_replaced_does_not_cut_the_new_one(
+    backend: str, places: tuple[str, str]
+) -> None:
+    # Both are one to the kernel, and the size that it was told last is the old one's.
+    with mounted(places, backend, attr_timeout=3600, entry_timeout=3600) as (source, mnt):
+        Path(source, "f").write_bytes(b"1")
+        old = os.open(mnt + "/f", os.O_RDONLY)  # open() would ask for the size each time
+        Path(source, "new").write_bytes(b"the new one")
+        os.rename(source + "/new", source + "/f")
+        new = os.open(mnt + "/f", os.O_RDONLY)
+        seen = os.pread(new, 20, 0), os.pread(old, 20, 0)
+        os.close(old)
+        os.close(new)
+        assert seen == (b"the new one", b"1")
+        for _ in range(20):  # before and after the kernel has told that they are closed
+            fd = os.open(mnt + "/f", os.O_RDONLY)
+            data = os.pread(fd, 20, 0)
+            os.close(fd)
+            assert data == b"the new one"
+
+
+@each
 @pytest.mark.parametrize(
     "how", ["opened", "made", "made and renamed", "made in a renamed directory"]
 )

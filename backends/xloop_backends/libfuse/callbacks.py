@@ -352,11 +352,14 @@ class Callbacks:
         opened = self._view.open(self._request.caller, path, info.flags)
         node = self._request.node
         other = self._opens.first(node, path)
-        if other is not None and not self._same(other, opened.handle):
+        mixed = other is not None and not self._same(other, opened.handle)
+        if mixed:
             # The name was given to another file behind the mount while the first was open.  To the
-            # kernel they are one: they must not share its cache.
+            # kernel they are one: they must not share its cache, and the size that it knows may be
+            # that of the other.
             opened = opened._replace(direct_io=True, keep_cache=False)
-        self._opens.opened(node, opened.handle)
+            self._invalidate(node)
+        self._opens.opened(node, opened.handle, mixed=mixed)
         return self._opened(opened, info)
 
     def _same(self, one: HandleId, two: HandleId) -> bool:
@@ -397,7 +400,12 @@ class Callbacks:
 
     def release(self, path: bytes | None, info: int) -> int:
         handle = HandleId(self._file(info).fh)
-        self._opens.released(self._request.node, handle)
+        node = self._request.node
+        if self._opens.is_mixed(node):
+            # Before it is taken off: who opens the file then shares the kernel's cache again, and
+            # would be shown the size that was told last for this handle.
+            self._invalidate(node)
+        self._opens.released(node, handle)
         self._view.release(handle)
         return 0
 

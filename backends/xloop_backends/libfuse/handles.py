@@ -24,13 +24,22 @@ class OpenHandles:
         self._by_node: dict[int, list[HandleId]] = {}
         #: The handles that were made with their files, of which no node is known yet, and their paths.
         self._made: dict[HandleId, bytes] = {}
+        #: The nodes whose handles are not all of one file.
+        self._mixed: set[int] = set()
 
     def __len__(self) -> int:
         return sum(map(len, self._by_node.values())) + len(self._made)
 
-    def opened(self, node: int, handle: HandleId) -> None:
+    def opened(self, node: int, handle: HandleId, *, mixed: bool = False) -> None:
+        """*mixed*: it is another file than the handles before it have."""
         with self._lock:
             self._by_node.setdefault(node, []).append(handle)
+            if mixed:
+                self._mixed.add(node)
+
+    def is_mixed(self, node: int) -> bool:
+        """Tell whether handles of several files are, or were just now, open for *node*."""
+        return node in self._mixed
 
     def made(self, handle: HandleId, path: bytes) -> None:
         """A CREATE does not tell which node it makes: the first request about that will."""
@@ -59,6 +68,7 @@ class OpenHandles:
                 handles.remove(handle)
                 if not handles:
                     del self._by_node[node]
+                    self._mixed.discard(node)
 
     def first(self, node: int, path: bytes | None) -> HandleId | None:
         """Return a handle that was opened for *node*, which the library finds at *path* by now."""
