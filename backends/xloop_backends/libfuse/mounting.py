@@ -114,7 +114,8 @@ def check_options(name: str, options: MountOptions) -> None:
         )
     if options.events == "relay":
         raise OptionError(
-            f"{name} cannot honour events=relay: libfuse does not tell which thread a request comes from",
+            f"{name} cannot honour events=relay: libfuse keeps names of its own, and would take a change that"
+            " is only repeated for a new one",
             "leave out events, or use the backend devfuse",
         )
     if options.writeback:

@@ -21,8 +21,12 @@ from xloop.options import SELINUX, MountOptions
 
 __all__ = ["NOT_COHERENT", "check_options", "refused", "volume_name", "words"]
 
-#: Why nothing can be believed until it changes.
-NOT_COHERENT: Final = "what others change is heard of on Linux only"
+#: Why names cannot be believed until they change.
+NOT_COHERENT: Final = (
+    "nothing tells this kernel of a name that has appeared or is gone (macFUSE's fuse_invalidate_path is"
+    " about attributes and data; NFS, by which FUSE-T mounts, has no such call)"
+)
+_NOT_RELAYED: Final = "what others change is heard of on Linux only"
 
 #: What is left of 15 characters for a type of file system behind "macfuse_".
 _SUBTYPE: Final = 7
@@ -51,11 +55,7 @@ def check_options(name: str, options: MountOptions) -> None:
             "cache=coherent",
             NOT_COHERENT,
         ),
-        (
-            options.events == "relay",
-            "events=relay",
-            NOT_COHERENT,
-        ),
+        (options.events == "relay", "events=relay", _NOT_RELAYED),
         (options.writeback, "writeback", "macOS has no such thing"),
         (options.poll is not None, "poll", "how the library waits is its own affair"),
         (options.auto_unmount, "auto_unmount", "nobody has tried it on a Mac yet"),

@@ -14,8 +14,15 @@ from xloop.options import SELINUX, MountOptions
 
 __all__ = ["NOT_COHERENT", "check_options", "words"]
 
-#: Why nothing can be believed until it changes.
-NOT_COHERENT: Final = "what others change is heard of on Linux only"
+#: Why nothing can be believed until it changes (src/sys/file.c, FspFileNodeDelete).
+NOT_COHERENT: Final = (
+    "WinFsp keeps attributes and listings of what is open only, and asks for every name:"
+    " there is nothing that could be believed for longer"
+)
+#: src/dll/fuse/fuse.c, fsp_fuse_notify.  Programs would take "NEW.TXT" for a file of its own.
+_NOT_RELAYED: Final = (
+    "WinFsp's fuse_notify tells names in upper case on a file system that does not tell case apart"
+)
 
 _MOST_MILLISECONDS: Final = 2**31 - 1
 _LABEL: Final = 32  # UTF-16 units in a volume's label
@@ -28,7 +35,7 @@ def check_options(options: MountOptions) -> None:
         (options.passthrough is True, "passthrough", "WinFsp has no such thing"),
         (options.writeback, "writeback", "nobody has tried what Windows makes of it"),
         (options.cache == "coherent", "cache=coherent", NOT_COHERENT),
-        (options.events == "relay", "events=relay", "nobody tells it what changes behind it"),
+        (options.events == "relay", "events=relay", _NOT_RELAYED),
         (options.poll is not None, "poll", "how WinFsp waits is its own affair"),
         (options.allow_root, "allow_root", "WinFsp lets in the owner, or everybody (allow_other)"),
         (options.default_permissions is True, "default_permissions", "the source decides who may"),
