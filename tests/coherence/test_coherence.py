@@ -121,7 +121,11 @@ def test_git_status_opens_its_own_files_and_asks_nothing_else(place: Places) -> 
 
 def test_ones_own_changes_are_not_asked_for_again(place: Places) -> None:
     p = place()
-    other = p.source / "other"
+    # In a directory of its own: of a name that the kernel does not know yet it is told by another name there.
+    other = p.source / "elsewhere" / "other"
+    other.parent.mkdir()
+    shown = p.point / "elsewhere" / "other"
+    assert eventually(shown.parent.exists)
 
     def make() -> None:
         for number in range(20):
@@ -130,10 +134,11 @@ def test_ones_own_changes_are_not_asked_for_again(place: Places) -> None:
     def settled() -> None:
         # A change from outside that shows was told after all that came before.
         other.write_text("x")
-        assert eventually(lambda: (p.point / "other").exists())
+        assert eventually(shown.exists)
         other.unlink()
-        assert eventually(lambda: not (p.point / "other").exists())
+        assert eventually(lambda: not shown.exists())
 
+    settled()
     make()
     settled()
     requests = p.counted(lambda: [os.stat(p.point / f"f{n}") for n in range(20)])
