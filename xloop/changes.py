@@ -142,6 +142,10 @@ class Watch(Protocol):
         """Return the directory and name by which *ino* was last told to anybody."""
         ...
 
+    def was_told(self, ino: Ino, directory: Ino, name: bytes) -> bool:
+        """Tell whether *ino* was told by this name last, or by this one before."""
+        ...
+
     def is_told(self, directory: Ino, name: bytes) -> bool | None:
         """Tell whether *name* leads, right now, to what was last told by exactly this name.
 
@@ -150,7 +154,10 @@ class Watch(Protocol):
         ...
 
     def known(self) -> Iterable[tuple[Ino, Ino | None, bytes]]:
-        """Return every known number, with the directory and the name by which it was last told."""
+        """Return every known number, with the directory and the name by which it was last told.
+
+        What has several names may come a second time, with the one by which it was told before.
+        """
         ...
 
     def on_other_name(self, displaced: Callable[[Ino, bytes], None]) -> None:

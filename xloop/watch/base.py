@@ -50,6 +50,8 @@ _log = logging.getLogger("xloop.watch")
 PACE = 0.002
 #: Seconds between two looks at what is open.
 LOOK = 1.0
+#: Files with several names of which a former one is remembered, at most.
+_FORMER = 4096
 
 OpenFiles = Callable[[], Iterable[tuple[Node, Descriptor]]]
 
@@ -89,6 +91,10 @@ class SourceWatch:
         self._thread: threading.Thread | None = None
         self._stamps: dict[Ino, tuple[int, ...]] = {}
         self._mounts: frozenset[object] = frozenset()
+        #: By which name what has several was told before the last one.
+        self._former: dict[Ino, tuple[Ino, bytes]] = {}
+        self._displaced: Callable[[Ino, bytes], None] | None = None
+        nodes.displaced = self._other_name
 
     # -- life ---------------------------------------------------------------------------
 
@@ -206,9 +212,23 @@ class SourceWatch:
         try:
             attr = host.statx(self._nodes.ref(node))
         except OSError:
-            attr = Attr.make(node.kind | 0o600, ino=node.st_ino, nlink=0)
-            return Entry(ino, attr, 0, 0)
+            by_other_name = self._by_former_name(node)
+            if by_other_name is None:
+                attr = Attr.make(node.kind | 0o600, ino=node.st_ino, nlink=0)
+                return Entry(ino, attr, 0, 0)
+            attr = by_other_name
         return Entry(ino, self._nodes.shown(attr), 0, 0)
+
+    def _by_former_name(self, node: Node) -> Attr | None:
+        """Return the attributes of a file that is gone by the name it was told by last, and has another."""
+        known = self._former.get(node.ino)
+        if known is None:
+            return None
+        try:
+            attr = host.statx(self._nodes.ref(self._nodes[known[0]]), known[1])
+        except OSError:
+            return None
+        return attr if self._nodes.find(attr) is node else None
 
     def is_same(self, ino: Ino, handle: bytes) -> bool:
         return True
@@ -218,6 +238,9 @@ class SourceWatch:
         if node is None or node.parent is None:
             return None
         return node.parent.ino, node.name
+
+    def was_told(self, ino: Ino, directory: Ino, name: bytes) -> bool:
+        return (directory, name) in (self.name_of(ino), self._former.get(ino))
 
     def is_told(self, directory: Ino, name: bytes) -> bool | None:
         try:
@@ -231,11 +254,23 @@ class SourceWatch:
         for node in self._nodes.all():
             parent = node.parent
             yield node.ino, None if parent is None else parent.ino, node.name
+        for ino, (directory, name) in self._former.copy().items():
+            if self._nodes.get(ino) is not None:
+                yield ino, directory, name
 
     def on_other_name(self, displaced: Callable[[Ino, bytes], None]) -> None:
-        self._nodes.displaced = lambda node: (
-            None if node.parent is None else displaced(node.parent.ino, node.name)
-        )
+        self._displaced = displaced
+
+    def _other_name(self, node: Node) -> None:
+        """*node* is about to be told by another name."""
+        if node.parent is None:
+            return
+        former = self._former
+        former[node.ino] = name = node.parent.ino, node.name
+        if len(former) > _FORMER:
+            former.pop(next(iter(former)), None)
+        if self._displaced is not None:
+            self._displaced(*name)
 
     def watch_known(self) -> None:
         """Everything is watched anyway."""

@@ -107,6 +107,10 @@ class Play(Replies):
     def also(self, directory: Ino, name: bytes, answer: Answer) -> None:
         self._names[directory, name] = answer
 
+    def ask_again(self, directory: Ino, name: bytes) -> None:
+        """A call begins: what the kernel has asked for another does not count."""
+        self._asked.discard((directory, name))
+
     def was_asked(self, directory: Ino, name: bytes) -> bool:
         return (directory, name) in self._asked
 
@@ -198,5 +202,5 @@ class Play(Replies):
 
 def _phantom_attr(ino: Ino) -> Attr:
     # This user's own: in a sticky directory nobody else may take it away.
-    mode = (stat.S_IFDIR if ino & 1 else stat.S_IFREG) | 0o700
+    mode = stat.S_IFDIR | 0o700 if ino & 1 else stat.S_IFREG | 0o600
     return Attr.make(mode, ino=ino, uid=os.geteuid(), gid=os.getegid())

@@ -56,10 +56,10 @@ _log = logging.getLogger("xloop.devfuse")
 _MOST = 1 << 20
 #: Changes for which the mount is reached once.
 _BATCH = 512
+#: What is told of a file by whatever name it was changed.
+_BY_ANY_NAME = MODIFY | CLOSE_WRITE | ATTRIB
 #: Names of which it is remembered that they were taken away, at most.
 _TAKEN = 4096
-#: Seconds to wait for the second half of a rename.
-_HALF = 0.02
 
 
 class Relay:
@@ -98,7 +98,7 @@ class Relay:
         #: What is about to get a further name.
         self._linked: Ino | None = None
         #: What had which name, for one batch; None: nobody has asked yet.
-        self._names: dict[tuple[Ino, bytes], Ino] | None = None
+        self._names: dict[tuple[Ino, bytes], list[Ino]] | None = None
         #: What had lost which name when that was relayed, the earliest first.
         self._taken: dict[tuple[Ino, bytes], Ino] = {}
         self._relayed = 0
@@ -146,7 +146,8 @@ class Relay:
         if len(self._queue) > _MOST:
             self._overflows += 1
             return
-        self._queue.extend(change for change in changes if self._concerns(change))
+        # A list: the two halves of a rename are there in one step, or not at all.
+        self._queue.extend([change for change in changes if self._concerns(change)])
         self._ready.set()
 
     def _concerns(self, change: Change) -> bool:
@@ -160,6 +161,8 @@ class Relay:
             # Files that are open are looked at from time to time, and nobody has changed them by a call.
             by_call = kind & ISDIR if self._watch.by_directory else thread or kind & ATTRIB
             return target is not None and bool(by_call)
+        if directory is None and kind & _BY_ANY_NAME:
+            return target is not None
         return directory is not None or bool(kind & (MOVED_FROM | MOVED_TO))
 
     # -- the thread ---------------------------------------------------------------------
@@ -229,11 +232,9 @@ class Relay:
         if kind & MOVED_TO:
             self._rename(None, change)
             return
-        if not name:
-            if target is not None:
+        if not name or directory is None:
+            if target is not None and (not name or kind & _BY_ANY_NAME):
                 self._nameless(change, target)
-            return
-        if directory is None:
             return
         at = self._reach.directory(directory)
         if kind & CREATE:
@@ -294,7 +295,7 @@ class Relay:
             self._steps.invalidate(target, 0 if kind & (MODIFY | CLOSE_WRITE) else -1)
         if target is None and self._was_ours(change):
             return
-        if not self._steps.touch(at, change):
+        if not self._steps.touch(at, change, patient=not self._queue):
             self._failed += 1
 
     def _was_ours(self, change: Change) -> bool:
@@ -325,7 +326,7 @@ class Relay:
             if kind & ATTRIB:
                 self._steps.mark(b"/proc/self/fd/%d/." % self._reach.directory(target))
             return
-        if not kind & (MODIFY | CLOSE_WRITE | ATTRIB):
+        if not kind & _BY_ANY_NAME:
             return
         found = self._watch.name_of(target)
         if found is None:
@@ -339,6 +340,10 @@ class Relay:
         target = change.target
         if target is not None:
             self._reach.let_go(target)
+            if not change.kind & ISDIR and self._has_names(target):
+                # As natively: it hears that it has a name less, and then its directory which.
+                self._steps.count_names(target)
+                target = None
         try:
             self._steps.remove(at, change, target)
         except PermissionError:
@@ -351,8 +356,6 @@ class Relay:
 
     def _second_half(self, cookie: int) -> Change | None:
         """Take out the other half of a rename, which follows the first."""
-        if not self._queue:
-            self._ready.wait(_HALF)
         if self._queue:
             following = self._queue[0]
             if following.kind & MOVED_TO and following.cookie == cookie:
@@ -369,7 +372,8 @@ class Relay:
         kind, _, name, target, *_ = self._meant(self._queue[0])
         if name or not kind & ATTRIB or target is None or target == after.target:
             return None
-        if self._watch.name_of(target) != (after.directory, after.name):
+        assert after.directory is not None
+        if not self._watch.was_told(target, after.directory, after.name):
             return None
         self._queue.popleft()
         return target
@@ -386,23 +390,35 @@ class Relay:
         """Return what had the new name before, if it is gone: nothing tells."""
         assert after.directory is not None
         if self._names is None:
-            known = self._watch.known()
-            self._names = {(at, name): ino for ino, at, name in known if at is not None}
+            self._names = {}
+            for ino, at, name in self._watch.known():
+                if at is not None:
+                    self._names.setdefault((at, name), []).append(ino)
         target = after.target
         key = after.directory, after.name
-        lost = self._names.pop(key, None)
+        # Several, where somebody has looked up the new one already.
+        had = self._names.pop(key, [])
         if target is not None:
-            self._names[key] = target
-        if lost is None or lost in (target, self._taken.pop(key, None)):
-            return None
+            self._names[key] = [target]
+        not_lost = {target, self._taken.pop(key, None)}
         if before is not None and before.directory is not None:
             exchanged = self._steps.there(before.directory, before.name)
             self._steps.forget(exchanged)
-            if exchanged is not None and exchanged.ino == lost:
-                return None
-        entry = self._watch.recall(lost)
+            if exchanged is not None:
+                not_lost.add(exchanged.ino)
+        return next((ino for ino in had if ino not in not_lost and self._is_gone(ino)), None)
+
+    def _is_gone(self, ino: Ino) -> bool:
+        """Whether *ino* is known, and has no name any more."""
+        entry = self._watch.recall(ino)
         self._steps.forget(entry)
-        return None if entry is None or entry.attr.nlink else lost
+        return entry is not None and not entry.attr.nlink
+
+    def _has_names(self, ino: Ino) -> bool:
+        """Whether *ino* is known, and has names left."""
+        entry = self._watch.recall(ino)
+        self._steps.forget(entry)
+        return entry is not None and bool(entry.attr.nlink)
 
     def _rename(self, before: Change | None, after: Change | None) -> None:
         if before is not None and before.directory is None:
@@ -413,8 +429,11 @@ class Relay:
         if change is None:
             return
         replaced = None if after is None else self._replaced(before, after)
+        kept = replaced if replaced is not None and self._has_names(replaced) else None
         try:
-            self._steps.move(before, after, replaced)
+            self._steps.move(before, after, None if kept is not None else replaced)
         except PermissionError:
             # One of them is somebody else's, in a sticky directory.
             self._steps.move(before, after, None, masked=True)
+        if kept is not None:
+            self._steps.count_names(kept)

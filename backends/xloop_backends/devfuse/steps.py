@@ -100,15 +100,18 @@ class Steps:
         return found or self.play.phantom(directory=directory)
 
     def _victim(self, target: Ino | None, *, directory: bool) -> Answer:
-        """Answer with *target* as it was before it lost the name that it is about to lose."""
+        """Answer with *target* as it was before it lost the last name that it is about to lose.
+
+        With something else where it has names left: the kernel would count one off from whatever number somebody
+        else has been told meanwhile, and take it for gone.  Nor can a directory that is there be taken away.
+        """
 
         def answer() -> Entry | None:
             entry = None if target is None else self._watch.recall(target)
             if entry is not None:
                 attr = entry.attr
-                # A directory that is taken away cannot be used any more: none that is there.
-                if stat.S_ISDIR(attr.mode) == directory and not (directory and attr.nlink):
-                    return entry._replace(attr=attr._replace(nlink=attr.nlink + 1))
+                if stat.S_ISDIR(attr.mode) == directory and not attr.nlink:
+                    return entry._replace(attr=attr._replace(nlink=1))
                 self.forget(entry)
             return self.play.phantom(directory=directory)
 
@@ -142,8 +145,11 @@ class Steps:
             return False
         return True
 
-    def touch(self, at: int, change: Change) -> bool:
-        """Change what has the name of *change* as it was changed; False: it could not be closed after writing."""
+    def touch(self, at: int, change: Change, *, patient: bool) -> bool:
+        """Change what has the name of *change* as it was changed; False: it could not be closed after writing.
+
+        *patient*: nobody else waits meanwhile.
+        """
         kind, directory, name, target, *_ = change
         assert directory is not None
         closed = True
@@ -163,18 +169,25 @@ class Steps:
                     self.invalidate(target, 0)
             if kind & ATTRIB:
                 self.mark(b"/proc/self/fd/%d/%b" % (at, name))
-            # Opening anything else acts on it.
-            if kind & CLOSE_WRITE and stat.S_ISREG(os.fstat(file).st_mode):
-                closed = self._open_and_close(file)
+            if kind & CLOSE_WRITE and self._may_be_opened(file):
+                closed = self._open_and_close(file, patient=patient)
         finally:
             self.play.end()
         if refused:
             raise OSError(refused, os.strerror(refused))
         return closed
 
-    def _open_and_close(self, file: int) -> bool:
+    def _may_be_opened(self, file: int) -> bool:
+        """Whether nobody but watchers sees that *file* is opened for writing.
+
+        Anything but a regular file acts on it, and what is open for writing cannot be executed (ETXTBSY).
+        """
+        mode = os.fstat(file).st_mode
+        return stat.S_ISREG(mode) and not mode & 0o111
+
+    def _open_and_close(self, file: int, *, patient: bool) -> bool:
         flags = os.O_WRONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
-        for _ in range(_TRIES):
+        for _ in range(_TRIES if patient else 1):
             try:
                 os.close(os.open(b"/proc/self/fd/%d" % file, flags))
             except OSError as exc:
@@ -189,6 +202,27 @@ class Steps:
     def mark(self, path: bytes) -> None:
         """Change the attributes of what is at *path*."""
         os.setxattr(path, _ATTRIBUTE, b"", follow_symlinks=False)
+
+    def count_names(self, ino: Ino) -> None:
+        """Have those hear who watch the file *ino* that the number of its names has changed, and nobody else.
+
+        It gets one more that nobody sees.  Where this user may not give it one, its attributes are changed, and
+        who watches the directory hears of that too.
+        """
+        self.invalidate(ino, -1)
+        ref = self._reach.open(ino)
+        made = self._reach.recalled(ino)
+        if made is None:
+            return
+        directory, at = self._reach.elsewhere
+        name = b"%d" % next(self._hidden)
+        self.play.begin({(directory, name): absent}, made)
+        try:
+            if not self._link(ref, at, name):
+                os.setxattr(b"/proc/self/fd/%d" % ref, _ATTRIBUTE, b"")
+        finally:
+            self.forget(self.play.end())
+        self._drop(directory, name, 0)
 
     def remove(self, at: int, change: Change, target: Ino | None) -> None:
         kind, directory, name, *_ = change
@@ -263,12 +297,14 @@ class Steps:
     def _asked_anew(self, directory: Ino, name: bytes, call: Callable[[], T]) -> T:
         """Do *call*; where it fails because the kernel believes to know *name* already, have it ask and repeat it."""
         for _ in range(_TRIES):
+            self.play.ask_again(directory, name)
             try:
                 return call()
             except OSError as exc:
                 if exc.errno not in (errno.ENOENT, errno.ENOTDIR, errno.EISDIR):
                     raise
             self._drop(directory, name, abi.EXPIRE_ONLY)
+        self.play.ask_again(directory, name)
         return call()
 
     def invalidate(self, ino: Ino, offset: int) -> None:
