@@ -88,7 +88,7 @@ def test_without_a_watch_the_timeouts_hold(place: Places, watched: str) -> None:
     p.lose_the_watch()
     change(p.source)  # the first of which is what it fails to read
     assert eventually(lambda: p.status()["cache"]["lost"] != "")
-    assert p.status()["cache"]["everything dropped"] > 0
+    assert eventually(lambda: p.status()["cache"]["everything dropped"] > 0)
     assert eventually(lambda: not differences(p.source, p.point)), differences(p.source, p.point)
     # What is read now is believed for the timeouts, and no longer.
     believe(p.point)
