@@ -35,6 +35,12 @@ DISKS = {
 KINDS = ["tmpfs", *DISKS, "overlay", "bindfs"]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("events", "random events (tests/sources/test_events_random.py)")
+    group.addoption("--event-rounds", type=int, default=60, help="of random changes: 60")
+    group.addoption("--event-seed", type=int, default=None, help="of them: another each time")
+
+
 def run(*command: object) -> str:
     """Run a command and return its output; its error output is in the exception."""
     words = [os.fspath(word) if isinstance(word, Path) else str(word) for word in command]

@@ -6,15 +6,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sources.watching import Changing, Event, Watcher
+from sources.watching import Changing, Event, Watcher, looked_at
 
 ROOT = os.geteuid() == 0
 pytestmark = pytest.mark.mount
@@ -32,20 +30,6 @@ BELIEF = pytest.mark.parametrize(
 @pytest.fixture
 def show(changing: Show) -> Show:
     return changing
-
-
-@contextmanager
-def looked_at(path: Path) -> Iterator[None]:
-    """Have another program ask for the attributes of *path* all the time."""
-    program = "import os, sys\nprint(flush=True)\nwhile True:\n try: os.stat(sys.argv[1])\n except OSError: pass"
-    looker = subprocess.Popen([sys.executable, "-c", program, path], stdout=subprocess.PIPE)
-    try:
-        assert looker.stdout is not None
-        looker.stdout.readline()
-        yield
-    finally:
-        looker.kill()
-        looker.communicate()
 
 
 def told(watcher: Watcher, place: Path) -> list[Event]:

@@ -10,14 +10,18 @@ import ctypes
 import os
 import select
 import struct
+import subprocess
+import sys
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sources.served import Served
 
-__all__ = ["Changing", "Event", "Watcher"]
+__all__ = ["Changing", "Event", "Watcher", "looked_at"]
 
 #: What was watched, the kinds of the event, the name in it.
 Event = tuple[str, str, str]
@@ -119,3 +123,32 @@ class Changing(Served):
         """Write a file on the source and on its twin."""
         for path in self.source, self.twin:
             (path / name).write_text(text)
+
+
+_LOOKER = """
+import os, sys
+print(flush=True)
+top = sys.argv[1]
+while True:
+    names = [top]
+    if os.path.isdir(top):
+        names += (os.path.join(d, name) for d, ds, fs in os.walk(top) for name in ds + fs)
+    for name in names:
+        try:
+            os.stat(name)
+        except OSError:
+            pass
+"""
+
+
+@contextmanager
+def looked_at(top: Path) -> Iterator[None]:
+    """Have another program ask for the attributes of *top*, and of all that is below, all the time."""
+    looker = subprocess.Popen([sys.executable, "-c", _LOOKER, top], stdout=subprocess.PIPE)
+    try:
+        assert looker.stdout is not None
+        looker.stdout.readline()
+        yield
+    finally:
+        looker.kill()
+        looker.communicate()

@@ -207,7 +207,7 @@ class Relay:
 
         Others change things anywhere in the file system, and their names are nobody's business here.
         """
-        _, directory, _, target, *_, (at, of) = change
+        kind, directory, name, target, *_, (at, of) = change
         if directory is not None:
             key = directory, at
             same = self._same.get(key)
@@ -217,6 +217,10 @@ class Relay:
                 change = change._replace(directory=None)
         if target is not None and not self._watch.is_same(target, of):
             change = change._replace(target=None)
+            if kind & DELETE and directory is not None:
+                # Something else has its number already, and somebody has looked at that.
+                had = self._known_names().get((directory, name), ())
+                change = change._replace(target=next(filter(self._is_gone, had), None))
         return change
 
     def _repeat(self, change: Change) -> None:
@@ -319,13 +323,22 @@ class Relay:
                     self._linked = target
         entry = self._watch.recall(target)
         self._steps.forget(entry)
-        if entry is None or not entry.attr.nlink:
-            return  # its number may be that of something else by now, which is nobody's business here
+        if entry is None:
+            return
+        if not entry.attr.nlink:
+            # Its number may be that of something else by now, which is nobody's business here.
+            if kind & ATTRIB and not kind & ISDIR:
+                # A rename has taken its name, and was repeated before this was told.
+                self._steps.bury(target)
+            return
         if kind & ISDIR:
             self._steps.invalidate(target, -1)
             if kind & ATTRIB:
                 self._steps.mark(b"/proc/self/fd/%d/." % self._reach.directory(target))
             return
+        if kind & ATTRIB:
+            self._steps.mark_alone(target)
+            kind &= ~ATTRIB
         if not kind & _BY_ANY_NAME:
             return
         found = self._watch.name_of(target)
@@ -342,7 +355,7 @@ class Relay:
             self._reach.let_go(target)
             if not change.kind & ISDIR and self._has_names(target):
                 # As natively: it hears that it has a name less, and then its directory which.
-                self._steps.count_names(target)
+                self._steps.mark_alone(target)
                 target = None
         try:
             self._steps.remove(at, change, target)
@@ -389,17 +402,13 @@ class Relay:
     def _lost(self, before: Change | None, after: Change) -> Ino | None:
         """Return what had the new name before, if it is gone: nothing tells."""
         assert after.directory is not None
-        if self._names is None:
-            self._names = {}
-            for ino, at, name in self._watch.known():
-                if at is not None:
-                    self._names.setdefault((at, name), []).append(ino)
         target = after.target
         key = after.directory, after.name
+        names = self._known_names()
         # Several, where somebody has looked up the new one already.
-        had = self._names.pop(key, [])
+        had = names.pop(key, [])
         if target is not None:
-            self._names[key] = [target]
+            names[key] = [target]
         not_lost = {target, self._taken.pop(key, None)}
         if before is not None and before.directory is not None:
             exchanged = self._steps.there(before.directory, before.name)
@@ -407,6 +416,14 @@ class Relay:
             if exchanged is not None:
                 not_lost.add(exchanged.ino)
         return next((ino for ino in had if ino not in not_lost and self._is_gone(ino)), None)
+
+    def _known_names(self) -> dict[tuple[Ino, bytes], list[Ino]]:
+        if self._names is None:
+            self._names = {}
+            for ino, at, name in self._watch.known():
+                if at is not None:
+                    self._names.setdefault((at, name), []).append(ino)
+        return self._names
 
     def _is_gone(self, ino: Ino) -> bool:
         """Whether *ino* is known, and has no name any more."""
@@ -436,4 +453,4 @@ class Relay:
             # One of them is somebody else's, in a sticky directory.
             self._steps.move(before, after, None, masked=True)
         if kept is not None:
-            self._steps.count_names(kept)
+            self._steps.mark_alone(kept)

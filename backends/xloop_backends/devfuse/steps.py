@@ -29,7 +29,7 @@ from itertools import count
 from time import sleep
 from typing import TypeVar
 
-from xloop.changes import ATTRIB, CLOSE_WRITE, ISDIR, MODIFY, Change, Watch
+from xloop.changes import ATTRIB, CLOSE_WRITE, DELETE, ISDIR, MODIFY, Change, Watch
 from xloop.host import Descriptor, host
 from xloop.ops import Operations
 from xloop.types import Caller, Entry, Ino
@@ -203,11 +203,11 @@ class Steps:
         """Change the attributes of what is at *path*."""
         os.setxattr(path, _ATTRIBUTE, b"", follow_symlinks=False)
 
-    def count_names(self, ino: Ino) -> None:
-        """Have those hear who watch the file *ino* that the number of its names has changed, and nobody else.
+    def mark_alone(self, ino: Ino) -> None:
+        """Have those hear who watch the file *ino* itself, and nobody else, that its attributes have changed.
 
-        It gets one more that nobody sees.  Where this user may not give it one, its attributes are changed, and
-        who watches the directory hears of that too.
+        The number of its names is one of them: it gets one more that nobody sees.  Where this user may not give
+        it one, who watches its directory hears of it too.
         """
         self.invalidate(ino, -1)
         ref = self._reach.open(ino)
@@ -223,6 +223,11 @@ class Steps:
         finally:
             self.forget(self.play.end())
         self._drop(directory, name, 0)
+
+    def bury(self, ino: Ino) -> None:
+        """Have those hear who watch the file *ino* that it has lost its last name, and nobody else."""
+        directory, at = self._reach.elsewhere
+        self.remove(at, Change(DELETE, directory, b"%d" % next(self._hidden), ino), ino)
 
     def remove(self, at: int, change: Change, target: Ino | None) -> None:
         kind, directory, name, *_ = change
