@@ -98,6 +98,41 @@ def test_without_a_watch_the_timeouts_hold(place: Places, watched: str) -> None:
     assert eventually(lambda: not differences(p.source, p.point)), differences(p.source, p.point)
 
 
+# -- what happens to a file by another name ---------------------------------------------
+
+BY_DIRECTORY = pytest.mark.parametrize("watched", ["directories", "inotify"])
+
+
+def _attributes(path: Path) -> tuple[int, int, int]:
+    found = os.lstat(path)
+    return found.st_size, found.st_nlink, found.st_mode
+
+
+def _is_believed(place: Place, name: str) -> bool:
+    return place.counted(lambda: os.lstat(place.point / name)) == {}
+
+
+@BY_DIRECTORY
+@pytest.mark.parametrize("where", ["outside", "in a directory that nobody knows"])
+def test_a_file_that_got_another_name_elsewhere_is_right_after_a_time(
+    place: Places, watched: str, where: str
+) -> None:
+    p = place(**by(watched), untold=1)
+    file = p.source / "file"
+    file.write_text("content")
+    elsewhere = p.source.parent if where == "outside" else p.source / "unknown"
+    elsewhere.mkdir(exist_ok=True)
+    os.utime(file, (10**9, 10**9))
+    assert eventually(lambda: _attributes(p.point / "file") == _attributes(file))
+    assert eventually(lambda: _is_believed(p, "file"))
+    os.link(file, elsewhere / "other")
+    with open(elsewhere / "other", "a") as other:
+        other.write("more")
+    (elsewhere / "other").chmod(0o600)
+    assert eventually(lambda: _attributes(p.point / "file") == _attributes(file))
+    assert (p.point / "file").read_text() == "contentmore"
+
+
 # -- directories that are not watched any more ------------------------------------------
 
 

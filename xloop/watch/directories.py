@@ -11,7 +11,9 @@ their directories does not hold any more, and what changes there is not told.
 What one watch tells is less than that of a whole file system, and so less holds:
 
 * Changes come by names.  One that was made by another name of the file, in a directory that is not
-  watched, is not told: attributes of a file with several names never hold.
+  watched, is not told: attributes of a file with several names never hold.  One that has a single name may get
+  another one at any time, which is not told either: what is believed of it must not be believed for long,
+  which whoever believes it sees to (:attr:`~xloop.changes.Watch.by_directory`).
 * A directory's own time of change moves with what is made in it: its attributes hold if it is watched itself.
 """
 
