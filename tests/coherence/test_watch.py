@@ -8,15 +8,19 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from coherence.conftest import Place, eventually
 from coherence.storm import believe, differences, flood
-from xloop.host import host
+from xloop import Loopback
+from xloop.host import host, linux_watch
+from xloop.nodes import NodeTable
+from xloop.types import ROOT_INO, Caller, Ino
+from xloop.watch.inotify import InotifyWatch
 
 pytestmark = pytest.mark.mount
 
@@ -133,6 +137,43 @@ def test_a_file_that_got_another_name_elsewhere_is_right_after_a_time(
     assert (p.point / "file").read_text() == "contentmore"
 
 
+@BY_DIRECTORY
+@pytest.mark.parametrize("how", ["link", "no name at first"])
+def test_who_goes_on_writing_when_the_name_is_gone_is_heard(
+    place: Places, watched: str, how: str
+) -> None:
+    """The event tells the name by which the file was opened: the other one, and the file by that, is in the same directory."""
+    p = place(**by(watched))
+    file = p.source / "file"
+    if how == "link":
+        fd = os.open(p.source / "gone", os.O_CREAT | os.O_RDWR, 0o644)
+        os.link(p.source / "gone", file)
+        os.unlink(p.source / "gone")
+    else:
+        try:
+            fd = os.open(p.source, os.O_TMPFILE | os.O_RDWR, 0o644)
+        except OSError as exc:
+            pytest.skip(f"no file without a name: {exc}")
+        here = os.open(p.source, os.O_PATH)
+        # Only with a directory of the second name does os.link() say that symbolic links are followed.
+        os.link(f"/proc/self/fd/{fd}", "file", dst_dir_fd=here, follow_symlinks=True)
+        os.close(here)
+    try:
+        os.write(fd, b"content")
+        # Not open on the mount: what is gets looked at anyway.
+        for text in (" and", " more"):
+            assert eventually(lambda: _attributes(p.point / "file") == _attributes(file))
+            assert eventually(lambda: _is_believed(p, "file"))
+            os.write(fd, text.encode())
+            assert eventually(lambda: _attributes(p.point / "file") == _attributes(file))
+        os.fchmod(fd, 0o600)
+        assert eventually(lambda: _attributes(p.point / "file") == _attributes(file))
+        assert (p.point / "file").read_text() == "content and more"
+    finally:
+        os.close(fd)
+    assert p.status()["cache"]["overflows"] == 0
+
+
 # -- directories that are not watched any more ------------------------------------------
 
 
@@ -165,24 +206,48 @@ def test_a_directory_that_is_removed_takes_its_watch_along(place: Places) -> Non
     assert _watches(p) == (3, 3)
 
 
+@contextmanager
+def unheard(source: Path, *names: bytes) -> Iterator[tuple[NodeTable, InotifyWatch, list[Ino]]]:
+    """A watch that nobody reads: of *source*, of which what has *names* is known."""
+    caller = Caller(os.getuid(), os.getgid(), os.getpid())
+    operations = Loopback(str(source))
+    operations.init()
+    known: list[Ino] = []
+    try:
+        nodes = operations.nodes
+        watchable = host.watchable(nodes.ref(nodes.root))
+        watch = InotifyWatch(nodes, watchable, list, "nobody asked")
+        known += [operations.lookup(caller, ROOT_INO, name).ino for name in names]
+        yield nodes, watch, known
+        watch.close()
+    finally:
+        operations.batch_forget([(ino, 1) for ino in known])
+        operations.destroy()
+
+
+def test_a_file_that_takes_anothers_place_makes_nobody_suspect_the_rest(tmp_path: Path) -> None:
+    """What was written by a name that was there is told by what became of the name; else all that is known is."""
+    for name in ("file", "other"):
+        (tmp_path / name).touch()
+    with unheard(tmp_path, b"file", b"other") as (_, watch, known):
+        with open(tmp_path / "fresh", "w") as fresh:
+            fresh.write("content")
+        os.rename(tmp_path / "fresh", tmp_path / "file")
+        assert watch._read()
+        assert watch._look() == []
+        with open(tmp_path / "temporary", "w") as temporary:
+            os.unlink(tmp_path / "temporary")
+            temporary.write("content")
+        assert watch._read()
+        assert {change.target for change in watch._look()} == set(known)
+        assert watch._look() == []
+
+
 def test_watches_whose_end_went_unheard_are_not_counted_on(tmp_path: Path) -> None:
     """Nobody reads here, and so nothing is heard but that there was too much of it."""
-    from xloop import Loopback
-    from xloop.host import linux_watch
-    from xloop.types import ROOT_INO, Caller
-    from xloop.watch.inotify import InotifyWatch
-
-    caller = Caller(os.getuid(), os.getgid(), os.getpid())
     for name in ("stays", "goes"):
         (tmp_path / name).mkdir()
-    operations = Loopback(str(tmp_path))
-    operations.init()
-    try:
-        watchable = host.watchable(operations.nodes.ref(operations.nodes.root))
-        watch = InotifyWatch(operations.nodes, watchable, list, "nobody asked")
-        stays, goes = (
-            operations.lookup(caller, ROOT_INO, name).ino for name in (b"stays", b"goes")
-        )
+    with unheard(tmp_path, b"stays", b"goes") as (nodes, watch, (stays, goes)):
         tokens = {ino: watch.before(ino) for ino in (stays, goes)}
         assert all(watch.names_hold(token, ino) for ino, token in tokens.items())
         assert watch.status()["watches"] == 3
@@ -190,17 +255,13 @@ def test_watches_whose_end_went_unheard_are_not_counted_on(tmp_path: Path) -> No
         for number in range(limit):
             (tmp_path / "stays" / f"f{number % 2}").touch()
         # The end of a watch as an unmounted file system brings it about: the node is known as before.
-        linux_watch.remove_watch(watch._source, watch._watched[operations.nodes[goes]])
+        linux_watch.remove_watch(watch._source, watch._watched[nodes[goes]])
         while watch._read():
             pass
         assert watch.status()["overflows"] == 1
         assert watch.status()["watches"] == 2
         assert watch.names_hold(watch._sequence, stays)
         assert not watch.names_hold(watch._sequence, goes)
-        watch.close()
-    finally:
-        operations.batch_forget([(stays, 1), (goes, 1)])
-        operations.destroy()
 
 
 @pytest.mark.skipif(not ROOT, reason="only root may mount there")
