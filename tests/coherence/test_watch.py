@@ -8,8 +8,8 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -18,8 +18,9 @@ from coherence.conftest import Place, eventually
 from coherence.storm import believe, differences, flood
 from xloop import Loopback
 from xloop.host import host, linux_watch
-from xloop.nodes import NodeTable
 from xloop.types import ROOT_INO, Caller, Ino
+from xloop.watch.directories import DirectoryWatch
+from xloop.watch.fanotify import FanotifyDirectoryWatch
 from xloop.watch.inotify import InotifyWatch
 
 pytestmark = pytest.mark.mount
@@ -183,12 +184,17 @@ def _watches(place: Place) -> tuple[int, int]:
     for info in Path(f"/proc/{place.pid}/fdinfo").iterdir():
         with suppress(FileNotFoundError):  # closed meanwhile
             text = info.read_text()
-            counted += sum(line.startswith("inotify wd:") for line in text.splitlines())
+            counted += _in_the_system(text)
     return int(place.status()["cache"]["watches"]), counted
 
 
-def test_a_directory_that_is_removed_takes_its_watch_along(place: Places) -> None:
-    p = place(**by("inotify"))
+def _in_the_system(fdinfo: str) -> int:
+    return sum(line.startswith(("inotify wd:", "fanotify ino:")) for line in fdinfo.splitlines())
+
+
+@BY_DIRECTORY
+def test_a_directory_that_is_removed_takes_its_watch_along(place: Places, watched: str) -> None:
+    p = place(**by(watched))
     for number in range(5):
         (p.source / f"d{number}").mkdir()
         (p.source / f"d{number}" / "file").touch()
@@ -206,30 +212,131 @@ def test_a_directory_that_is_removed_takes_its_watch_along(place: Places) -> Non
     assert _watches(p) == (3, 3)
 
 
-@contextmanager
-def unheard(source: Path, *names: bytes) -> Iterator[tuple[NodeTable, InotifyWatch, list[Ino]]]:
-    """A watch that nobody reads: of *source*, of which what has *names* is known."""
-    caller = Caller(os.getuid(), os.getgid(), os.getpid())
-    operations = Loopback(str(source))
-    operations.init()
-    known: list[Ino] = []
-    try:
-        nodes = operations.nodes
-        watchable = host.watchable(nodes.ref(nodes.root))
-        watch = InotifyWatch(nodes, watchable, list, "nobody asked")
-        known += [operations.lookup(caller, ROOT_INO, name).ino for name in names]
-        yield nodes, watch, known
-        watch.close()
-    finally:
-        operations.batch_forget([(ino, 1) for ino in known])
-        operations.destroy()
+class Unheard:
+    """A watch of *source* that nobody reads, and what is known there."""
+
+    def __init__(self, source: Path, means: type[DirectoryWatch] = InotifyWatch) -> None:
+        self._operations = Loopback(str(source))
+        self._operations.init()
+        self.nodes = self._operations.nodes
+        watchable = host.watchable(self.nodes.ref(self.nodes.root))
+        self.watch: DirectoryWatch
+        try:
+            if means is InotifyWatch:
+                self.watch = InotifyWatch(self.nodes, watchable, list, "nobody asked")
+            else:
+                self.watch = FanotifyDirectoryWatch(self.nodes, watchable, (), list, "as before")
+        except OSError as exc:
+            self._operations.destroy()
+            pytest.skip(f"not to be had: {exc}")
+
+    def know(self, *names: bytes) -> list[Ino]:
+        caller = Caller(os.getuid(), os.getgid(), os.getpid())
+        return [self._operations.lookup(caller, ROOT_INO, name).ino for name in names]
+
+    def forget(self, *known: Ino) -> None:
+        self._operations.batch_forget([(ino, 1) for ino in known])
+
+    def counted(self) -> tuple[object, int]:
+        """Return the number of watches, by the status and by what the system says."""
+        told = self.watch.status()["watches"]
+        return told, _in_the_system(Path(f"/proc/self/fdinfo/{self.watch._source:d}").read_text())
+
+    def __enter__(self) -> Unheard:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.watch.close()
+        self._operations.destroy()
+
+
+MEANS = pytest.mark.parametrize("means", [FanotifyDirectoryWatch, InotifyWatch])
+
+
+@MEANS
+def test_what_is_forgotten_is_watched_no_more(tmp_path: Path, means: type[DirectoryWatch]) -> None:
+    names = [b"d%d" % number for number in range(20)]
+    for name in names:
+        (tmp_path / os.fsdecode(name)).mkdir()
+    with Unheard(tmp_path, means) as there:
+        known = there.know(*names)
+        for ino in known:
+            there.watch.before(ino)
+        assert there.counted() == (21, 21)
+        for name in names[:5]:
+            (tmp_path / os.fsdecode(name)).rmdir()
+        there.forget(*known[:10])
+        assert there.counted() == (11, 11)
+        # The same without anybody who asks.
+        for _ in range(500):
+            (tmp_path / "fresh").mkdir()
+            (fresh,) = there.know(b"fresh")
+            there.watch.before(fresh)
+            (tmp_path / "fresh").rmdir()
+            there.forget(fresh)
+        assert len(there.watch._watched) < 100
+        assert there.counted() == (11, 11)
+        there.forget(*known[10:])
+
+
+@MEANS
+def test_a_directory_that_is_known_again_keeps_its_watch(
+    tmp_path: Path, means: type[DirectoryWatch]
+) -> None:
+    """Whoever made it known before means nothing any more, and takes nothing along when room is made."""
+    names = [b"d%d" % number for number in range(8)]
+    for name in names:
+        (tmp_path / os.fsdecode(name)).mkdir()
+    with Unheard(tmp_path, means) as there:
+        (before,) = there.know(names[0])
+        there.watch.before(before)
+        there.forget(before)
+        known = there.know(*names)
+        there.watch._most = len(known)
+        for ino in (*known[1:-2], known[0], *known[-2:]):
+            there.watch.before(ino)
+        told, counted = there.counted()
+        assert told == counted
+        assert there.watch.names_hold(there.watch.before(known[0]), known[0])
+        subprocess.run(["touch", tmp_path / "d0" / "new"], check=True)
+        assert known[0] in {change.directory for change in there.watch._read()}
+        there.forget(*known)
+
+
+def test_who_is_forgotten_is_not_opened_by_the_table_again(tmp_path: Path) -> None:
+    (tmp_path / "dir").mkdir()
+    with Unheard(tmp_path, FanotifyDirectoryWatch) as there:
+        (before,) = there.know(b"dir")
+        node = there.nodes[before]
+        there.watch.before(before)
+        there.forget(before)
+        (known,) = there.know(b"dir")  # by another node, with the same number
+        there.nodes[known].fd = None  # as where descriptors are few
+        with there.watch._lock:
+            there.watch._make_room()
+        assert node.fd is None
+        assert there.counted() == (1, 1)
+        there.forget(known)
+
+
+def test_what_moved_in_a_circle_is_not_looked_for_for_ever(tmp_path: Path) -> None:
+    with Unheard(tmp_path, FanotifyDirectoryWatch) as there:
+        for name in ("a", "b"):
+            (tmp_path / name).mkdir()
+        known = there.know(b"a", b"b")
+        a, b = (there.nodes[ino] for ino in known)
+        there.watch.before(known[0])
+        there.forget(*known)
+        a.parent, b.parent = b, a
+        assert there.watch.status()["watches"] == 1
 
 
 def test_a_file_that_takes_anothers_place_makes_nobody_suspect_the_rest(tmp_path: Path) -> None:
     """What was written by a name that was there is told by what became of the name; else all that is known is."""
     for name in ("file", "other"):
         (tmp_path / name).touch()
-    with unheard(tmp_path, b"file", b"other") as (_, watch, known):
+    with Unheard(tmp_path) as there:
+        watch, known = there.watch, there.know(b"file", b"other")
         with open(tmp_path / "fresh", "w") as fresh:
             fresh.write("content")
         os.rename(tmp_path / "fresh", tmp_path / "file")
@@ -241,13 +348,16 @@ def test_a_file_that_takes_anothers_place_makes_nobody_suspect_the_rest(tmp_path
         assert watch._read()
         assert {change.target for change in watch._look()} == set(known)
         assert watch._look() == []
+        there.forget(*known)
 
 
 def test_watches_whose_end_went_unheard_are_not_counted_on(tmp_path: Path) -> None:
     """Nobody reads here, and so nothing is heard but that there was too much of it."""
     for name in ("stays", "goes"):
         (tmp_path / name).mkdir()
-    with unheard(tmp_path, b"stays", b"goes") as (nodes, watch, (stays, goes)):
+    with Unheard(tmp_path) as there:
+        nodes, watch = there.nodes, there.watch
+        stays, goes = there.know(b"stays", b"goes")
         tokens = {ino: watch.before(ino) for ino in (stays, goes)}
         assert all(watch.names_hold(token, ino) for ino, token in tokens.items())
         assert watch.status()["watches"] == 3
@@ -262,6 +372,7 @@ def test_watches_whose_end_went_unheard_are_not_counted_on(tmp_path: Path) -> No
         assert watch.status()["watches"] == 2
         assert watch.names_hold(watch._sequence, stays)
         assert not watch.names_hold(watch._sequence, goes)
+        there.forget(stays, goes)
 
 
 @pytest.mark.skipif(not ROOT, reason="only root may mount there")

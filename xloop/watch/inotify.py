@@ -60,21 +60,14 @@ class InotifyWatch(DirectoryWatch):
         """*refused*: why it is not fanotify."""
         super().__init__(nodes, watchable, linux_watch.inotify(), open_files, _LIMIT)
         self._refused = refused
-        self._by_number: dict[int, Node] = {}
         #: Directories in which something was changed by a name that leads nowhere.
         self._suspect: dict[Node, None] = {}
         self._begin()
 
     def _add(self, node: Node) -> int:
-        number = linux_watch.add_watch(self._source, self._nodes.ref(node), _KINDS)
-        before = self._by_number.get(number)
-        if before is not None:
-            self._watched.pop(before, None)
-        self._by_number[number] = node
-        return number
+        return linux_watch.add_watch(self._source, self._nodes.ref(node), _KINDS)
 
     def _remove(self, node: Node, number: int) -> None:
-        self._by_number.pop(number, None)
         linux_watch.remove_watch(self._source, number)
 
     def _look_for_watches(self) -> None:
@@ -112,6 +105,8 @@ class InotifyWatch(DirectoryWatch):
                     self._watched.pop(node, None)
                 changes.append(Change(IGNORED, node.ino, target=node.ino))
                 continue
+            if not self._is_known(node):
+                continue  # nor is anything in it
             changes += self._event(node, mask, name, cookie, leaves=leaving[number, name] > 0)
         return changes
 
