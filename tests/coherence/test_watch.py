@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -20,7 +21,7 @@ from xloop import Loopback
 from xloop.host import host, linux_watch
 from xloop.types import ROOT_INO, Caller, Ino
 from xloop.watch.directories import DirectoryWatch
-from xloop.watch.fanotify import FanotifyDirectoryWatch
+from xloop.watch.fanotify import FanotifyDirectoryWatch, FanotifyWatch
 from xloop.watch.inotify import InotifyWatch
 
 pytestmark = pytest.mark.mount
@@ -397,6 +398,47 @@ def test_a_file_system_that_is_unmounted_takes_its_watches_along(place: Places) 
     assert eventually(lambda: _watches(p) == (2, 2)), _watches(p)
     (p.source / "dir" / "below").unlink()
     assert eventually(lambda: os.listdir(p.point / "dir") == [])
+
+
+# -- further file systems ---------------------------------------------------------------
+
+
+def test_what_passes_does_not_make_a_file_system_refused_for_good(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the system's answers only those count that are about the file system."""
+    answers: list[int] = []
+
+    def mark(_group: int, ref: int, _mask: int) -> None:
+        number = answers.pop(0)
+        if number:
+            raise OSError(number, os.strerror(number))
+
+    # Whether or not this user may have it.
+    monkeypatch.setattr(linux_watch, "fanotify", lambda **_: linux_watch.inotify())
+    monkeypatch.setattr(linux_watch, "mark_file_system", mark)
+    with Unheard(tmp_path) as there:
+        watchable = host.watchable(there.nodes.ref(there.nodes.root))
+        answers.append(0)
+        try:
+            watch = FanotifyWatch(there.nodes, watchable, (), list)
+        except OSError as exc:
+            pytest.skip(f"not to be had: {exc}")
+        dev = there.nodes.root_dev
+        for number in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ENOENT):
+            dev += 1
+            answers.append(number)
+            assert not watch._covers(dev, ROOT_INO)
+            assert watch.status()["refused"] == []
+            answers.append(0)
+            assert watch._covers(dev, ROOT_INO)
+        devices = watch.status()["devices"]
+        answers.append(errno.EXDEV)
+        for _ in range(2):  # asked once
+            assert not watch._covers(dev + 1, ROOT_INO)
+        assert watch.status()["refused"] == [os.strerror(errno.EXDEV)]
+        assert watch.status()["devices"] == devices
+        watch.close()
 
 
 # -- too few watches --------------------------------------------------------------------

@@ -56,6 +56,19 @@ _LIMIT = "/proc/sys/fs/fanotify/max_user_marks"
 _BUFFER = 256 * 1024
 #: At most so many buffers in one batch: listeners want to hear of the first ones too.
 _BUFFERS = 16
+#: Errors that say of a device that it cannot be watched.  Others pass, as one for want of descriptors does, or are about
+#: the object by which it was tried.
+_LASTING = frozenset(
+    (
+        errno.EOPNOTSUPP,  # no handles, or none that tell inode numbers
+        errno.EOVERFLOW,  # longer ones than there are
+        errno.ENODEV,  # it has no identity
+        errno.EXDEV,  # nor one that is that of all of it
+        errno.EINVAL,
+        errno.ENOSYS,
+        errno.EPERM,
+    )
+)
 
 _GENERIC, _BTRFS, _XFS_64 = 0x1, 0x4D, 0x81
 _U32 = struct.Struct("=I")
@@ -256,8 +269,9 @@ class FanotifyWatch(_Group):
         try:
             self._watch_device(dev, self._nodes.ref(self._nodes[ino]))
         except OSError as exc:
-            self._devices[dev] = None
-            self._refused[dev] = exc.strerror or str(exc)
+            if exc.errno in _LASTING:
+                self._devices[dev] = None
+                self._refused[dev] = exc.strerror or str(exc)
             return False
         return True
 
