@@ -18,7 +18,8 @@ import pytest
 from coherence.conftest import Place, eventually
 from coherence.storm import believe, differences, flood
 from xloop import Loopback
-from xloop.host import host, linux_watch
+from xloop.host import Descriptor, host, linux_watch
+from xloop.nodes import Node
 from xloop.types import ROOT_INO, Caller, Ino
 from xloop.watch.directories import DirectoryWatch
 from xloop.watch.fanotify import FanotifyDirectoryWatch, FanotifyWatch
@@ -439,6 +440,26 @@ def test_what_passes_does_not_make_a_file_system_refused_for_good(
         assert watch.status()["refused"] == [os.strerror(errno.EXDEV)]
         assert watch.status()["devices"] == devices
         watch.close()
+
+
+# -- what is open -----------------------------------------------------------------------
+
+
+def test_what_is_opened_during_a_look_is_looked_at(tmp_path: Path) -> None:
+    with Unheard(tmp_path) as there:
+        watch = there.watch
+        watch.opened()
+
+        def opens_one_more() -> list[tuple[Node, Descriptor]]:
+            watch.opened()
+            return []
+
+        watch._open_files = opens_one_more
+        watch._look()
+        assert watch._looking
+        watch._open_files = list
+        watch._look()
+        assert not watch._looking
 
 
 # -- too few watches --------------------------------------------------------------------
