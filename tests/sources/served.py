@@ -29,7 +29,8 @@ class Served:
 
     *stuck*: every request for a name that begins with "stuck" waits until :meth:`let_go`, and others in the middle: see
     Stuck, below.  *watched*: what the source is watched by at best: "file system"; "directories", for which CAP_SYS_ADMIN is taken
-    from the server once it has mounted; "inotify", for which the system is made to refuse fanotify.
+    from the server once it has mounted; "inotify", for which the system is made to refuse fanotify.  *untold*: for how many seconds
+    attributes are believed whose changes nobody may tell, where a test cannot wait for as long as it is.
     """
 
     def __init__(
@@ -39,10 +40,11 @@ class Served:
         *,
         stuck: bool = False,
         watched: str = "file system",
+        untold: int | None = None,
         **fields: Any,
     ) -> None:
         self.point = point
-        what = json.dumps([str(source), str(point), stuck, watched, fields])
+        what = json.dumps([str(source), str(point), stuck, watched, untold, fields])
         self._process = subprocess.Popen(
             [sys.executable, __file__, what],
             stdin=subprocess.PIPE,
@@ -141,9 +143,9 @@ def main() -> None:
     from xloop.nodes import Node
     from xloop.options import MountOptions
     from xloop.types import Attr, Caller, Entry, HandleId, Ino
-    from xloop_backends.devfuse import DevFuse
+    from xloop_backends.devfuse import DevFuse, coherent
 
-    source, point, stuck, watched, fields = json.loads(sys.argv[1])
+    source, point, stuck, watched, untold, fields = json.loads(sys.argv[1])
     free = threading.Event()
     waiting: list[str] = []
 
@@ -193,6 +195,8 @@ def main() -> None:
 
     os.chdir("/")
     os.umask(0)
+    if untold is not None:
+        coherent._UNTOLD = untold
     operations = (Stuck if stuck else Loopback)(source, mountpoint=point)
     session = DevFuse().mount(operations, point, MountOptions(**fields))
     if watched == "directories":

@@ -186,6 +186,7 @@ class SourceWatch:
         """Return what changed in open files, whether or not it was told."""
         changes = []
         stamps: dict[Ino, tuple[int, ...]] = {}
+        self._looking = False  # first: what is opened from here on says so
         for node, fd in self._open_files():
             if node.ino in stamps:
                 continue
@@ -196,7 +197,8 @@ class SourceWatch:
             if self._stamps.get(node.ino) != stamp:
                 changes.append(Change(MODIFY, target=node.ino))
         self._stamps = stamps
-        self._looking = bool(stamps)
+        if stamps:
+            self._looking = True
         return changes
 
     def _mounts_below(self) -> frozenset[object]:

@@ -8,10 +8,16 @@ anybody (:meth:`DirectoryWatch.watch_known`).  Watches are a user's, and all his
 most a quarter (:data:`PART`) is taken here.  Where that is not enough the oldest make room: what is known of
 their directories does not hold any more, and what changes there is not told.
 
+Directories that nobody knows any more, because they were forgotten or removed, are let go of now and then, before others
+have to make room, and before they are counted.  The node of such a one means nothing to the table of nodes any
+more, and its directory may be known again by another node, which then has the watch.
+
 What one watch tells is less than that of a whole file system, and so less holds:
 
 * Changes come by names.  One that was made by another name of the file, in a directory that is not
-  watched, is not told: attributes of a file with several names never hold.
+  watched, is not told: attributes of a file with several names never hold.  One that has a single name may get
+  another one at any time, which is not told either: what is believed of it must not be believed for long,
+  which whoever believes it sees to (:attr:`~xloop.changes.Watch.by_directory`).
 * A directory's own time of change moves with what is made in it: its attributes hold if it is watched itself.
 """
 
@@ -39,6 +45,8 @@ _log = logging.getLogger("xloop.watch")
 PART = 4
 #: The part of those that makes room when there are too many.
 _AT_ONCE = 8
+#: Of so few it is not looked for those that nobody knows any more.
+_FEW = 64
 
 
 class DirectoryWatch(SourceWatch):
@@ -58,8 +66,12 @@ class DirectoryWatch(SourceWatch):
             self._most = max(int(file.read()) // PART, 1)
         self._limit = limit.removeprefix("/proc/sys/").replace("/", ".")
         self._lock = threading.Lock()
-        #: The watched directories, the oldest first, each with the number of its watch where it has one.
+        #: The watched directories, the oldest first, each with the number of its watch.
         self._watched: dict[Node, int] = {}
+        #: The same the other way round: a directory has one watch, whichever node it was asked for.
+        self._by_number: dict[int, Node] = {}
+        #: With so many, those are looked for that nobody knows any more.
+        self._many = _FEW
         self._dropped = 0
         self._unwatched = 0
         #: Whether somebody relies on every directory that is known.
@@ -67,17 +79,44 @@ class DirectoryWatch(SourceWatch):
 
     def _begin(self) -> None:
         """Watch the root.  OSError: it cannot be."""
-        root = self._nodes.root
-        number = self._add(root)
-        self._watched[root] = number
+        with self._lock:
+            self._mark(self._nodes.root)
 
     def _add(self, node: Node) -> int:
-        """Have the system watch *node*, and return what to take that back by.  ENOSPC: too many."""
+        """Have the system watch *node*, and return the number of the directory's watch.  ENOSPC: too many."""
         raise NotImplementedError
 
     def _remove(self, node: Node, number: int) -> None:
-        """Take it back.  OSError: the system has done so already, or it cannot be reached any more."""
+        """Take it back, though *node* may be forgotten.
+
+        OSError: the system has done so already, or it cannot be reached any more.
+        """
         raise NotImplementedError
+
+    def _mark(self, node: Node) -> None:
+        """Watch *node*.  With the lock held."""
+        number = self._add(node)
+        before = self._by_number.get(number)
+        if before is not None:
+            self._watched.pop(before, None)
+        self._by_number[number] = node
+        self._watched[node] = number
+
+    def _let_go(self, nodes: list[Node]) -> None:
+        """Watch *nodes* no more.  With the lock held."""
+        for node in nodes:
+            number = self._watched.pop(node)
+            del self._by_number[number]
+            with suppress(OSError):
+                self._remove(node, number)
+
+    def _is_known(self, node: Node) -> bool:
+        return self._nodes.get(node.ino) is node
+
+    def _tidy(self) -> None:
+        """Let go of those that nobody knows any more.  With the lock held."""
+        self._let_go([node for node in self._watched if not self._is_known(node)])
+        self._many = max(2 * len(self._watched), _FEW)
 
     def watch_known(self) -> None:
         self._all_known = True
@@ -90,22 +129,25 @@ class DirectoryWatch(SourceWatch):
         """Have the directory *node* watched from now on, if it can be."""
         if node in self._watched:
             return True
+        if not self._is_known(node):
+            return False
         try:
             # Opened before the lock is held: it may take a while.
             self._nodes.ref(node)
             with self._lock:
                 if len(self._watched) >= self._most:
                     self._make_room()
+                elif len(self._watched) >= self._many:
+                    self._tidy()
                 try:
-                    number = self._add(node)
+                    self._mark(node)
                 except OSError as exc:
                     if exc.errno != errno.ENOSPC:
                         raise
                     # Other programs of this user have taken the rest.
                     self._most = max(len(self._watched), 1)
                     self._make_room()
-                    number = self._add(node)
-                self._watched[node] = number
+                    self._mark(node)
         except OSError as exc:
             self._unwatched += 1
             _log.debug("the directory %r is not watched: %s", node.name, exc)
@@ -113,16 +155,13 @@ class DirectoryWatch(SourceWatch):
         return True
 
     def _make_room(self) -> None:
-        """Drop those that nobody knows any more, and then the oldest but the root.  With the lock held."""
-        get, root = self._nodes.get, self._nodes.root
-        gone = [node for node in self._watched if get(node.ino) is not node]
+        """Let go of those that nobody knows any more, and then of the oldest but the root.  With the lock held."""
         enough = len(self._watched) // _AT_ONCE + 1
-        known = [node for node in self._watched if get(node.ino) is node and node is not root]
-        dropped = known[: max(enough - len(gone), 0)]
-        for node in gone + dropped:
-            number = self._watched.pop(node)
-            with suppress(OSError):
-                self._remove(node, number)
+        before = len(self._watched)
+        self._tidy()
+        left = max(enough - (before - len(self._watched)), 0)
+        dropped = [node for node in self._watched if node is not self._nodes.root][:left]
+        self._let_go(dropped)
         if dropped:
             if self._all_known and not self._dropped:
                 _log.warning(
@@ -160,12 +199,16 @@ class DirectoryWatch(SourceWatch):
             return False
         if is_directory(attr):
             return node in self._watched
-        return attr.nlink == 1 and node.parent in self._watched
+        at = node.parent
+        return attr.nlink == 1 and at is not None and at in self._watched and self._is_known(at)
 
     def status(self) -> dict[str, object]:
+        with self._lock:
+            self._tidy()
+            watches = len(self._watched)
         return {
             **super().status(),
-            "watches": len(self._watched),
+            "watches": watches,
             "most watches": self._most,
             "dropped": self._dropped,
             "not to be watched": self._unwatched,

@@ -56,6 +56,19 @@ _LIMIT = "/proc/sys/fs/fanotify/max_user_marks"
 _BUFFER = 256 * 1024
 #: At most so many buffers in one batch: listeners want to hear of the first ones too.
 _BUFFERS = 16
+#: Errors that say of a device that it cannot be watched.  Others pass, as one for want of descriptors does, or are about
+#: the object by which it was tried.
+_LASTING = frozenset(
+    (
+        errno.EOPNOTSUPP,  # no handles, or none that tell inode numbers
+        errno.EOVERFLOW,  # longer ones than there are
+        errno.ENODEV,  # it has no identity
+        errno.EXDEV,  # nor one that is that of all of it
+        errno.EINVAL,
+        errno.ENOSYS,
+        errno.EPERM,
+    )
+)
 
 _GENERIC, _BTRFS, _XFS_64 = 0x1, 0x4D, 0x81
 _U32 = struct.Struct("=I")
@@ -256,8 +269,9 @@ class FanotifyWatch(_Group):
         try:
             self._watch_device(dev, self._nodes.ref(self._nodes[ino]))
         except OSError as exc:
-            self._devices[dev] = None
-            self._refused[dev] = exc.strerror or str(exc)
+            if exc.errno in _LASTING:
+                self._devices[dev] = None
+                self._refused[dev] = exc.strerror or str(exc)
             return False
         return True
 
@@ -310,11 +324,14 @@ class FanotifyDirectoryWatch(_Group, DirectoryWatch):
             low, high, subvolume = _space(ref)
             self._spaces[struct.pack("=II", low, high), subvolume] = node.dev
         linux_watch.mark_directory(self._source, ref, _IN_DIRECTORY)
-        return 0
+        return _object(node.dev, node.st_ino)
 
     def _remove(self, node: Node, number: int) -> None:
         # Where it is gone, the mark is gone with it.
-        linux_watch.unmark_directory(self._source, self._nodes.ref(node), _IN_DIRECTORY)
+        ref = _reached(node)
+        attr = host.statx(ref)
+        if _object(attr.dev, attr.ino) == number:
+            linux_watch.unmark_directory(self._source, ref, _IN_DIRECTORY)
 
     def _replaced(self, directory: Ino, name: bytes, by: Ino | None) -> list[Ino]:
         return [
@@ -336,3 +353,26 @@ def _open_group(threads: Container[int]) -> tuple[Descriptor, Container[int]]:
         return linux_watch.fanotify(threads=True), threads
     except PermissionError:
         return linux_watch.fanotify(threads=False), (os.getpid(),)
+
+
+def _object(dev: int, ino: int) -> int:
+    """Return what stands for the mark of a directory, of which there is one."""
+    return dev << 64 | ino
+
+
+def _reached(node: Node) -> Descriptor:
+    """Return a descriptor of what is where the directory *node* was last seen.
+
+    Past the table of nodes, which must not be asked to open what is forgotten: it would take it for known.
+    """
+    missing: dict[Node, None] = {}
+    at = node
+    while (ref := at.file if at.fd is None else at.fd) is None:
+        missing[at] = None
+        parent = at.parent
+        if parent is None or parent in missing:  # others may have moved them into a circle
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        at = parent
+    for below in reversed(missing):
+        ref = host.open_ref(ref, below.name)
+    return ref

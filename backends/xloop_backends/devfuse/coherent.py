@@ -18,6 +18,7 @@ import os
 import struct
 import threading
 import time
+from stat import S_ISDIR
 
 from xloop.ops import Operations
 from xloop.options import MountOptions
@@ -32,9 +33,10 @@ from .passthrough import Passthrough
 
 __all__ = ["CoherentHandlers"]
 
-#: Seconds: the number of blocks of a file that was written may change for so long, while the
-#: file system places them, and nobody is told.
-_PLACED = 60
+#: Seconds for which attributes are believed that may change without anybody being told: the number of blocks
+#: of a file that was just written, which the file system still places; and under a watch by directory all
+#: those of what is no directory, because it may get a further name elsewhere, and be changed by that.
+_UNTOLD = 60
 
 #: Directories that are being listed, at most.
 _LISTED = 64
@@ -137,7 +139,7 @@ class CoherentHandlers(Handlers):
             and entry.ino not in self._written
             and self._watch.attributes_hold(asked.token, entry.ino, entry.attr)
         ):
-            attr, attr_nsec = _life(entry.attr), 0
+            attr, attr_nsec = self._life(entry.attr), 0
         return name, attr, name_nsec, attr_nsec
 
     def _attr_life(self, ino: Ino, attr: Attr) -> tuple[int, int]:
@@ -150,8 +152,14 @@ class CoherentHandlers(Handlers):
             and ino not in self._written
             and self._watch.attributes_hold(asked.token, ino, attr)
         ):
-            return _life(attr), 0
+            return self._life(attr), 0
         return super()._attr_life(ino, attr)
+
+    def _life(self, attr: Attr) -> int:
+        """Return for how long attributes are believed that hold, in seconds."""
+        if self._watch.by_directory and not S_ISDIR(attr.mode):
+            return _UNTOLD
+        return LONG if abs(time.time() - attr.ctime) > _UNTOLD else _UNTOLD
 
     def _missing(self, fd: int, unique: int, directory: Ino, name: bytes) -> bool:
         # Noted first: what is noted after everything was dropped would be missed.
@@ -303,8 +311,3 @@ class CoherentHandlers(Handlers):
             handler(fd, unique, nodeid, caller, body)
         finally:
             self.ops.releasedir(nodeid, handle)
-
-
-def _life(attr: Attr) -> int:
-    """Return for how long attributes are believed, in seconds."""
-    return LONG if abs(time.time() - attr.ctime) > _PLACED else _PLACED
