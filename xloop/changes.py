@@ -142,8 +142,8 @@ class Watch(Protocol):
         """Return the directory and name by which *ino* was last told to anybody."""
         ...
 
-    def was_told(self, ino: Ino, directory: Ino, name: bytes) -> bool:
-        """Tell whether *ino* was told by this name last, or by this one before."""
+    def names_of(self, ino: Ino) -> list[tuple[Ino, bytes]]:
+        """Return the directory and name by which *ino* was last told, and those by which it was told before that."""
         ...
 
     def is_told(self, directory: Ino, name: bytes) -> bool | None:

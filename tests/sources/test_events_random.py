@@ -16,6 +16,7 @@ import pytest
 
 from sources.watching import Changing, Event, Watcher, looked_at
 
+ROOT = os.geteuid() == 0
 pytestmark = pytest.mark.mount
 
 Show = Callable[..., Changing]
@@ -142,6 +143,8 @@ def test_random_changes(
         (top / "d").mkdir()
         for name in NAMES[:5]:
             (top / name).write_text(name)
+    # Whose server watches one directory at a time hears less of files with several names (docs/events.md).
+    steps = [kind for kind in STEPS if ROOT or kind not in ("link", "exchange")]
     with ExitStack() as stack:
         for _ in range(lookers):
             stack.enter_context(looked_at(shown.mnt))
@@ -149,7 +152,7 @@ def test_random_changes(
             with Watcher(root=shown.mnt) as there, Watcher(root=shown.twin) as here:
                 settled(there, shown.source)
                 settled(here, shown.twin)
-            kind = rng.choice(list(STEPS))
+            kind = rng.choice(steps)
             one, other = rng.choice(NAMES), rng.choice(NAMES)
             with Watcher() as there, Watcher() as here:
                 for label, path in all_of(shown.twin):

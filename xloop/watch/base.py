@@ -241,8 +241,9 @@ class SourceWatch:
             return None
         return node.parent.ino, node.name
 
-    def was_told(self, ino: Ino, directory: Ino, name: bytes) -> bool:
-        return (directory, name) in (self.name_of(ino), self._former.get(ino))
+    def names_of(self, ino: Ino) -> list[tuple[Ino, bytes]]:
+        names = self.name_of(ino), self._former.get(ino)
+        return [name for name in names if name is not None]
 
     def is_told(self, directory: Ino, name: bytes) -> bool | None:
         try:

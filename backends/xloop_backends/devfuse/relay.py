@@ -100,7 +100,7 @@ class Relay:
         #: What had which name, for one batch; None: nobody has asked yet.
         self._names: dict[tuple[Ino, bytes], list[Ino]] | None = None
         #: What had lost which name when that was relayed, the earliest first.
-        self._taken: dict[tuple[Ino, bytes], Ino] = {}
+        self._taken: dict[tuple[Ino, bytes], set[Ino]] = {}
         self._relayed = 0
         self._failed = 0
         self._overflows = 0
@@ -225,8 +225,11 @@ class Relay:
 
     def _repeat(self, change: Change) -> None:
         kind, directory, name, target, cookie, *_ = change
-        if kind & (MOVED_FROM | DELETE) and directory is not None and target is not None:
-            self._take(directory, name, target)
+        if directory is not None and self._watch.by_directory:
+            if kind & CREATE:
+                self._give(directory, name, target)
+            if kind & (MOVED_FROM | DELETE) and target is not None:
+                self._take(directory, name, target)
         if kind & OVERFLOW:
             self._overflows += 1
             return
@@ -275,7 +278,7 @@ class Relay:
         linked, self._linked = self._linked, None
         if self._watch.by_directory and target is not None and not kind & ISDIR:
             # Nothing but its number tells that it had a name before.
-            if self._watch.name_of(target) not in (None, (directory, name)):
+            if any(other != (directory, name) for other in self._watch.names_of(target)):
                 linked = target
         if linked is None:
             return None, None
@@ -386,21 +389,26 @@ class Relay:
         if name or not kind & ATTRIB or target is None or target == after.target:
             return None
         assert after.directory is not None
-        if not self._watch.was_told(target, after.directory, after.name):
+        if (after.directory, after.name) not in self._watch.names_of(target):
             return None
         self._queue.popleft()
         return target
 
     def _take(self, directory: Ino, name: bytes, ino: Ino) -> None:
         """Note that *ino* has lost *name*, though the table of nodes may go on to say so."""
-        if self._watch.by_directory:
-            self._taken.pop((directory, name), None)
-            self._taken[directory, name] = ino
-            if len(self._taken) > _TAKEN:
-                del self._taken[next(iter(self._taken))]
+        self._taken[directory, name] = {ino, *self._taken.pop((directory, name), ())}
+        if len(self._taken) > _TAKEN:
+            del self._taken[next(iter(self._taken))]
+
+    def _give(self, directory: Ino, name: bytes, ino: Ino | None) -> None:
+        """Note that *name* has been made again, which may be something with a number that has lost it before."""
+        taken = self._taken.pop((directory, name), set())
+        taken = {old for old in taken - {ino} if self._watch.name_of(old) is not None}
+        if taken:
+            self._taken[directory, name] = taken
 
     def _lost(self, before: Change | None, after: Change) -> Ino | None:
-        """Return what had the new name before, if it is gone: nothing tells."""
+        """Return what had the new name before: nothing tells."""
         assert after.directory is not None
         target = after.target
         key = after.directory, after.name
@@ -409,13 +417,19 @@ class Relay:
         had = names.pop(key, [])
         if target is not None:
             names[key] = [target]
-        not_lost = {target, self._taken.pop(key, None)}
+        not_lost = {target, *self._taken.pop(key, ())}
         if before is not None and before.directory is not None:
             exchanged = self._steps.there(before.directory, before.name)
             self._steps.forget(exchanged)
             if exchanged is not None:
                 not_lost.add(exchanged.ino)
-        return next((ino for ino in had if ino not in not_lost and self._is_gone(ino)), None)
+        had = [ino for ino in had if ino not in not_lost]
+        gone = next(filter(self._is_gone, had), None)
+        if gone is not None:
+            return gone
+        # Or else what has this name no more, but others.
+        told = (ino for ino in had if self._watch.name_of(ino) == key)
+        return next(filter(self._has_names, told), None)
 
     def _known_names(self) -> dict[tuple[Ino, bytes], list[Ino]]:
         if self._names is None:
