@@ -373,7 +373,8 @@ class NodeTable:
     def ref(self, node: Node) -> Descriptor:
         """Return a descriptor of the object behind *node*, opening one where there is none.
 
-        ESTALE when the object is no longer where it was last seen.
+        ESTALE when the object is no longer where it was last seen.  So it is, too, where what is known of the names leads
+        in a circle: some of them were learnt before the source was changed, and others after.
         """
         fd = node.fd
         if fd is not None:
@@ -384,13 +385,13 @@ class NodeTable:
             return fd
         # Down from the nearest ancestor that is open.  Not by recursion: a tree may be deeper
         # than the interpreter's stack.
-        missing = []
+        missing: dict[Node, None] = {}
         at: Node | None = node
-        while at is not None:
+        while at is not None and at not in missing:
             fd = at.fd if at.fd is not None else at.file
             if fd is not None:
                 break
-            missing.append(at)
+            missing[at] = None
             at = at.parent
         if fd is None:
             raise _stale()

@@ -95,6 +95,23 @@ def test_the_root_is_never_forgotten(table: NodeTable) -> None:
     assert table[ROOT_INO] is table.root
 
 
+def test_names_that_lead_in_a_circle_lead_nowhere(table: NodeTable, tmp_path: Path) -> None:
+    """Learnt while directories changed places: the one before, the other after."""
+    (tmp_path / "a" / "b" / "c").mkdir(parents=True)
+    a = _lookup(table, "a")
+    b = _lookup(table, "b", a)
+    c = _lookup(table, "c", b)
+    table.renamed(a, b, b"a")
+    for node in a, b, c:
+        node.fd = None  # as when room was needed
+    for node in a, b, c:
+        with pytest.raises(OSError, match="Stale") as caught:
+            table.ref(node)
+        assert caught.value.errno == errno.ESTALE
+    table.renamed(a, table.root, b"a")
+    assert host.statx(table.ref(c)).ino == c.st_ino
+
+
 def test_a_new_file_is_another_node_though_name_and_number_may_be_the_same(
     table: NodeTable, tmp_path: Path
 ) -> None:

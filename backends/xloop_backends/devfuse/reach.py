@@ -138,17 +138,20 @@ class Reach:
             return self._walk(ino)
 
     def _walk(self, ino: Ino) -> Descriptor:
-        """Go to *ino* by names: those by which the kernel was last told of it and what leads there."""
-        names: list[tuple[Ino, Ino, bytes]] = []
+        """Go to *ino* by names: those by which the kernel was last told of it and what leads there.
+
+        They may lead in a circle: some were told before two directories changed places, and others after.
+        """
+        names: dict[Ino, tuple[Ino, bytes]] = {}
         at = ino
         while at != ROOT_INO:
             found = self._watch.name_of(at)
-            if found is None:
+            if found is None or at in names:
                 raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
-            names.append((at, *found))
+            names[at] = found
             at = found[0]
         fd = self.root
-        for at, directory, name in reversed(names):
+        for at, (directory, name) in reversed(names.items()):
             fd = self._step(fd, at, directory, name)
         _high, low, _generation = _HANDLE.unpack(linux_watch.file_handle(fd).data)
         if _high << 32 | low != ino:
