@@ -131,8 +131,22 @@ class MountOptions:
     def may_relay(self) -> bool:
         """Whether events are relayed if the source can be watched."""
         if self.events == "auto":
-            return self.may_watch
+            return self.may_watch and not self.overheard
         return self.events == "relay"
+
+    @property
+    def overheard(self) -> str:
+        """Why events would be told to people who may not list the directory; empty: they would not.
+
+        Whoever wants to hear asks the kernel alone, and no server.
+        """
+        if self.allow_root:
+            return (
+                "with allow_root the kernel lets in others too, and only the server turns them away"
+            )
+        if self.allow_other and self.default_permissions is False:
+            return "with allow_other and nodefault_permissions the kernel lets everybody watch any directory"
+        return ""
 
     @property
     def may_watch(self) -> bool:
@@ -156,6 +170,14 @@ def check(options: MountOptions) -> None:
         )
     if options.writeback:
         _check_writeback(options)
+    if options.events == "relay" and options.overheard:
+        word = "allow_root" if options.allow_root else "nodefault_permissions"
+        instead = "allow_root" if options.allow_root else "nodefault_permissions or allow_other"
+        raise OptionError(
+            f"options '{word}' and 'events=relay' contradict each other",
+            f"{options.overheard}, so it would tell them names that they may not read: "
+            f"leave out {instead}, or events=relay",
+        )
     if options.atime is not None and options.atime not in ATIME_MODES:
         raise OptionError(f"option 'atime': {options.atime!r} is none of {', '.join(ATIME_MODES)}")
     if options.cache not in CACHE_MODES:

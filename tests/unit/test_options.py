@@ -200,6 +200,31 @@ def test_the_table_covers_every_field_once() -> None:
     assert sorted(fields) == sorted(field.name for field in dataclasses.fields(MountOptions))
 
 
+@pytest.mark.parametrize(
+    ("words", "word"),
+    [
+        ("allow_other,nodefault_permissions", "nodefault_permissions"),
+        ("allow_root,nodefault_permissions", "allow_root"),
+        ("allow_root", "allow_root"),
+    ],
+)
+def test_nobody_hears_names_that_he_may_not_read(words: str, word: str) -> None:
+    with pytest.raises(OptionError) as info:
+        parse_options([words, "events=relay"])
+    assert f"'{word}' and 'events=relay'" in info.value.why
+    assert f"leave out {word}" in info.value.fix
+    options = parse_options([words, "cache=coherent"])
+    assert options.may_watch
+    assert not options.may_relay
+
+
+@pytest.mark.parametrize("words", ["", "nodefault_permissions", "allow_other"])
+def test_who_may_read_them_hears_names(words: str) -> None:
+    """The kernel asks whether he may, or he is alone there and hears what the source lets its user hear."""
+    assert parse_options([words, "events=relay"]).may_relay
+    assert parse_options([words, "cache=coherent"]).may_relay
+
+
 def test_no_word_is_in_the_table_twice() -> None:
     words = [word for option in TABLE for word in option.words]
     keys = [option.key for option in TABLE if option.key]

@@ -30,7 +30,7 @@ def why_not(options: MountOptions, *, privileged: bool) -> str:
     """Return why nothing can be relayed to a mount with *options*; empty: what is to be seen at once allows it."""
     if options.read_only and not privileged:
         return "on a read-only mount that is not root's the kernel lets nobody repeat a change"
-    return ""
+    return options.overheard
 
 
 def relay_for(
@@ -45,12 +45,19 @@ def relay_for(
     *,
     own: set[int],
     privileged: bool,
+    kernel_checks: bool,
 ) -> Relay:
     """Return what relays, not started yet.  OSError says why nothing can be relayed.
 
-    *device*: the number of what is mounted at *mountpoint*.  *own*: the threads that serve.
+    *device*: the number of what is mounted at *mountpoint*.  *own*: the threads that serve.  *kernel_checks*: who may
+    read what there, and so who may hear of it.
     """
     why = why_not(options, privileged=privileged)
+    if not why and not kernel_checks and os.geteuid() != 0 and not watch.by_directory:
+        # A user with a capability.  By directory the source refuses what he may not read.
+        why = (
+            f"{watch.how} tells this server what its user may not read, and he would hear all of it"
+        )
     if not why and not watch.of_others:
         refused = watch.status().get("refused", "")
         why = f"{watch.how} does not tell who has changed something ({refused})"

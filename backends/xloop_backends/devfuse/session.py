@@ -261,6 +261,7 @@ class DevFuseSession:
                 self._mounted.device,
                 own=self._tids,
                 privileged=self._privileged,
+                kernel_checks=self._kernel_checks,
             )
         except OSError as exc:
             self._unrelayed = exc.strerror or str(exc)
