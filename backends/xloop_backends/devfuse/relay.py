@@ -92,6 +92,8 @@ class Relay:
         self._queue: deque[Change] = deque()
         self._ready = threading.Event()
         self._ended = False
+        #: What it has ended by, other than the end of the mount.
+        self._why = ""
         self._thread: threading.Thread | None = None
         #: Whether a number and a handle are of the same directory, for one batch.
         self._same: dict[tuple[Ino, bytes], bool] = {}
@@ -130,7 +132,8 @@ class Relay:
 
     def status(self) -> dict[str, object]:
         return {
-            "mode": "relay",
+            "mode": "ended" if self._why else "relay",
+            "ended": self._why,
             "relayed": self._relayed,
             "not relayed": self._failed,
             "waiting": len(self._queue),
@@ -168,9 +171,23 @@ class Relay:
     # -- the thread ---------------------------------------------------------------------
 
     def _run(self, started: threading.Event) -> None:
-        self.tid = threading.get_native_id()
-        self._own.add(self.tid)
-        started.set()
+        try:
+            self.tid = threading.get_native_id()
+            self._own.add(self.tid)
+            started.set()
+            self._go_on()
+        except BaseException as exc:  # noqa: BLE001  # the mount goes on without events
+            _log.error("events are not relayed any more", exc_info=exc)
+            self._why = f"{type(exc).__name__}: {exc}"
+        finally:
+            # Whatever gets the number next is nobody that the server knows.
+            tid, self.tid = self.tid, 0
+            self._own.discard(tid)
+            self._ended = True
+            self._queue.clear()
+            started.set()
+
+    def _go_on(self) -> None:
         while not self._ended:
             self._ready.wait()
             self._ready.clear()
@@ -184,10 +201,6 @@ class Relay:
                                 break
                             self._relay(self._queue.popleft())
             except GoneError:
-                self._queue.clear()
-            except Exception as exc:  # noqa: BLE001  # the mount goes on without events
-                _log.error("events are not relayed any more", exc_info=exc)
-                self._ended = True
                 self._queue.clear()
 
     # -- repeating ----------------------------------------------------------------------
