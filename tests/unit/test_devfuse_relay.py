@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -88,3 +89,16 @@ def test_however_it_ends_its_number_is_trusted_no_more(kind: type[BaseException]
         assert status["ended"] == f"{kind.__name__}: no way"
         place.hear()
         assert not place.relay.status()["waiting"]
+
+
+def test_what_could_not_be_started_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with Place() as place:
+        with monkeypatch.context() as patched:
+            patched.setattr(threading.Thread, "start", start)
+            with pytest.raises(RuntimeError, match="start new thread"):
+                place.relay.start()
+        assert not place.own
+        assert not place.relay.tid

@@ -113,10 +113,12 @@ class Relay:
 
     def start(self) -> None:
         started = threading.Event()
-        self._thread = threading.Thread(
+        thread = threading.Thread(
             target=self._run, args=(started,), name="xloop-relay", daemon=True
         )
-        self._thread.start()
+        thread.start()
+        # Not before: one that could not be started cannot be waited for.
+        self._thread = thread
         started.wait()
 
     def close(self) -> None:
