@@ -160,7 +160,7 @@ class Relay:
         if kind & OVERFLOW:
             return True
         if kind & (MODIFY | CLOSE_WRITE) and target is not None and self._writers is not None:
-            if self._writers.wrote(target, thread):
+            if self._writers.is_told(target, thread):
                 return False
         if not name:
             # Files that are open are looked at from time to time, and nobody has changed them by a call.
@@ -197,13 +197,24 @@ class Relay:
                 while self._queue and not self._ended:
                     self._same.clear()
                     self._names = None
+                    if self._writers is not None:
+                        self._writers.begin()
                     with self._reach.reached():
                         for _ in range(_BATCH):
                             if not self._queue or self._ended:
                                 break
-                            self._relay(self._queue.popleft())
+                            change = self._queue.popleft()
+                            if not self._was_told(change):
+                                self._relay(change)
             except GoneError:
                 self._queue.clear()
+
+    def _was_told(self, change: Change) -> bool:
+        """Whether a program has made *change* through the mount, past the server: the kernel has told it."""
+        if self._writers is None or change.target is None:
+            return False
+        written = change.kind & (MODIFY | CLOSE_WRITE)
+        return bool(written) and self._writers.wrote(change.target, change.thread)
 
     # -- repeating ----------------------------------------------------------------------
 
