@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
 import time
@@ -14,6 +15,8 @@ from typing import Any
 import pytest
 
 from xloop.changes import OVERFLOW, Change
+from xloop_backends.devfuse import relay as relay_module
+from xloop_backends.devfuse.reach import GoneError
 from xloop_backends.devfuse.relay import Relay
 
 #: Not a measure of anything: what takes as long hangs.
@@ -21,7 +24,7 @@ PATIENCE = 30.0
 CHANGE = Change(OVERFLOW)
 
 
-def eventually(holds: Callable[[], object]) -> bool:
+def eventually(holds: Callable[..., object]) -> bool:
     deadline = time.monotonic() + PATIENCE
     while not holds():
         if time.monotonic() > deadline:
@@ -89,6 +92,50 @@ def test_however_it_ends_its_number_is_trusted_no_more(kind: type[BaseException]
         assert status["ended"] == f"{kind.__name__}: no way"
         place.hear()
         assert not place.relay.status()["waiting"]
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM])
+def test_what_passes_is_waited_for(number: int) -> None:
+    left = [OSError(number, os.strerror(number)) for _ in range(2)]
+
+    def reach() -> None:
+        if left:
+            raise left.pop()
+
+    with Place(reach) as place:
+        place.relay.start()
+        place.hear(5)
+        assert eventually(lambda: place.relay.status()["relayed"] == 5)
+        status = place.relay.status()
+    assert not left
+    assert (status["mode"], status["not reached"], status["not relayed"]) == ("relay", "", 0)
+
+
+def test_what_does_not_pass_is_counted_and_what_comes_later_relayed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(relay_module, "_PAUSES", (0.0, 0.0))
+    errors: list[Exception] = [OSError(errno.EMFILE, "Too many open files")]
+
+    def reach() -> None:
+        if errors:
+            raise errors[-1]
+
+    with Place(reach) as place:
+        place.relay.start()
+        for number, error in enumerate([errors[0], GoneError("it is gone")], 1):
+            errors.append(error)
+            place.hear(5)
+            assert eventually(lambda count=5 * number: place.relay.status()["not relayed"] == count)
+            status = place.relay.status()
+            assert status["mode"] == "relay"
+            assert status["not reached"] == str(error).removeprefix("[Errno 24] ")
+            assert status["waiting"] == 0
+        errors.clear()
+        place.hear(5)
+        assert eventually(lambda: place.relay.status()["relayed"] == 5)
+        assert place.relay.status()["not reached"] == ""
+        assert place.relay.status()["not relayed"] == 10
 
 
 def test_what_could_not_be_started_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

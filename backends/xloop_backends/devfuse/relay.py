@@ -58,6 +58,8 @@ _MOST = 1 << 20
 _BATCH = 512
 #: What is told of a file by whatever name it was changed.
 _BY_ANY_NAME = MODIFY | CLOSE_WRITE | ATTRIB
+#: Seconds to wait before the mount is tried once more, each time that it cannot be reached for a reason that passes.
+_PAUSES = (0.02, 0.1, 0.4, 1.0)
 #: Names of which it is remembered that they were taken away, at most.
 _TAKEN = 4096
 
@@ -92,6 +94,11 @@ class Relay:
         self._queue: deque[Change] = deque()
         self._ready = threading.Event()
         self._ended = False
+        self._over = threading.Event()
+        #: How often in a row the mount could not be reached, though it is there.
+        self._attempts = 0
+        #: Why the mount could not be reached the last time.
+        self._unreached = ""
         #: What it has ended by, other than the end of the mount.
         self._why = ""
         self._thread: threading.Thread | None = None
@@ -124,6 +131,7 @@ class Relay:
     def close(self) -> None:
         """Begin nothing any more."""
         self._ended = True
+        self._over.set()
         self._ready.set()
 
     def join(self) -> None:
@@ -136,6 +144,7 @@ class Relay:
         return {
             "mode": "ended" if self._why else "relay",
             "ended": self._why,
+            "not reached": self._unreached,
             "relayed": self._relayed,
             "not relayed": self._failed,
             "waiting": len(self._queue),
@@ -193,21 +202,42 @@ class Relay:
         while not self._ended:
             self._ready.wait()
             self._ready.clear()
-            try:
-                while self._queue and not self._ended:
-                    self._same.clear()
-                    self._names = None
-                    if self._writers is not None:
-                        self._writers.begin()
-                    with self._reach.reached():
-                        for _ in range(_BATCH):
-                            if not self._queue or self._ended:
-                                break
-                            change = self._queue.popleft()
-                            if not self._was_told(change):
-                                self._relay(change)
-            except GoneError:
-                self._queue.clear()
+            while self._queue and not self._ended:
+                self._relay_some()
+
+    def _relay_some(self) -> None:
+        """Relay what waits, as much of it as is worth to reach the mount for; or give it up."""
+        self._same.clear()
+        self._names = None
+        if self._writers is not None:
+            self._writers.begin()
+        try:
+            with self._reach.reached():
+                self._attempts, self._unreached = 0, ""
+                for _ in range(_BATCH):
+                    if not self._queue or self._ended:
+                        break
+                    change = self._queue.popleft()
+                    if not self._was_told(change):
+                        self._relay(change)
+        except GoneError as exc:
+            self._give_up(str(exc), logging.INFO)
+        except OSError as exc:
+            # For want of descriptors or memory, mostly, and that passes.
+            if self._attempts < len(_PAUSES):
+                self._over.wait(_PAUSES[self._attempts])
+                self._attempts += 1
+            else:
+                self._give_up(exc.strerror or str(exc), logging.WARNING)
+
+    def _give_up(self, why: str, level: int) -> None:
+        """Drop what waits: the mount cannot be reached."""
+        if not self._unreached and not self._ended:
+            _log.log(level, "events are not relayed: the mount cannot be reached: %s", why)
+        self._unreached = why
+        for _ in range(len(self._queue)):  # and what is heard meanwhile is not lost uncounted
+            self._queue.popleft()
+            self._failed += 1
 
     def _was_told(self, change: Change) -> bool:
         """Whether a program has made *change* through the mount, past the server: the kernel has told it."""
