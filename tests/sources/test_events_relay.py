@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from sources.served import Served
 from sources.watching import PATIENCE, Changing, Watcher
 from xloop.errors import OptionError
 from xloop.options import MountOptions
@@ -125,6 +126,23 @@ def test_what_cannot_be_relayed_for_want_of_descriptors_is_counted(show: Show) -
         told = there.until("root", "CREATE|ISDIR", "after")
         assert events(shown)["not relayed"] >= 20 - len(told)
         assert events(shown)["not reached"] == ""
+
+
+def test_it_goes_on_when_something_is_mounted_and_no_descriptor_is_left(show: Show) -> None:
+    shown = show()
+    soft, hard = resource.prlimit(shown.pid, resource.RLIMIT_NOFILE)
+    with Watcher(root=shown.mnt) as there:
+        assert is_told(shown, there, "before")
+        resource.prlimit(shown.pid, resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            with Served(shown.twin, shown.beside, events="off"):
+                pass
+            # What went unheard, as far as anybody knows; and that cannot be relayed either.
+            assert eventually(lambda: events(shown)["not relayed"] > 0)
+        finally:
+            resource.prlimit(shown.pid, resource.RLIMIT_NOFILE, (soft, hard))
+        assert is_told(shown, there, "after")
+        assert events(shown)["watch"]["lost"] == ""
 
 
 @pytest.mark.skipif(

@@ -145,12 +145,9 @@ class SourceWatch:
             changes: list[Change] = []
             if source in came:
                 changes += self._read()
-            if table in came:
-                mounts = self._mounts_below()
-                if mounts != self._mounts:
-                    self._mounts = mounts
-                    self._moved()
-                    changes.append(Change(OVERFLOW))
+            if table in came and self._mounts_changed():
+                self._moved()
+                changes.append(Change(OVERFLOW))
             if self._looking and begun - looked >= LOOK:
                 looked = begun
                 changes += self._look()
@@ -200,6 +197,18 @@ class SourceWatch:
         if stamps:
             self._looking = True
         return changes
+
+    def _mounts_changed(self) -> bool:
+        """Whether something was mounted or unmounted in the source, or nobody can say."""
+        try:
+            mounts = self._mounts_below()
+        except OSError as exc:
+            # For want of descriptors, mostly.  Everything is read anew, and the watch goes on.
+            _log.debug("what is mounted in the source cannot be told: %s", exc)
+            return True
+        changed = mounts != self._mounts
+        self._mounts = mounts
+        return changed
 
     def _mounts_below(self) -> frozenset[object]:
         top = os.readlink(f"/proc/self/fd/{self._nodes.ref(self._nodes.root):d}").rstrip("/") + "/"

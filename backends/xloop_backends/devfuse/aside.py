@@ -22,6 +22,9 @@ from xloop.host.linux_apart import clone_mount_apart
 
 __all__ = ["Aside"]
 
+#: Seconds until the table of mounts is read again, if that has failed.
+_AGAIN = 0.5
+
 
 class Aside:
     def __init__(self, mountpoint: str, device: tuple[int, int]) -> None:
@@ -50,8 +53,19 @@ class Aside:
         wake = self._wake_receive.fileno()
         try:
             with open("/proc/self/mountinfo", "rb") as table:
-                while any(entry.device == self._device for entry in mounttable.read()):
-                    if wake in linux_watch.wait((wake,), (table.fileno(),), None):
+                while True:
+                    is_mounted = self._is_mounted()
+                    if is_mounted is False:
+                        return
+                    patience = _AGAIN if is_mounted is None else None
+                    if wake in linux_watch.wait((wake,), (table.fileno(),), patience):
                         return
         finally:
             self._root = None
+
+    def _is_mounted(self) -> bool | None:
+        """Whether the file system is mounted anywhere in the tree; None: that cannot be told now."""
+        try:
+            return any(entry.device == self._device for entry in mounttable.read())
+        except OSError:  # for want of descriptors, mostly
+            return None
