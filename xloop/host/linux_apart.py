@@ -14,6 +14,7 @@ import errno
 import os
 import socket
 import sys
+from contextlib import suppress
 
 from xloop.host import linux_trees, namespaces, process
 from xloop.host.base import Descriptor
@@ -47,6 +48,14 @@ def clone_mount_apart(path: str) -> Descriptor:
         ours.settimeout(_PATIENCE)
         try:
             said, roots, _, _ = socket.recv_fds(ours, 1024, 1)
+        except BaseException as exc:
+            # It holds the other end, so the number is still its own.
+            with suppress(OSError):
+                process.kill(pid)
+            if isinstance(exc, TimeoutError):
+                why = f"the process that was to do it has not done so in {_PATIENCE:g} seconds"
+                raise OSError(errno.ETIMEDOUT, why) from exc
+            raise
         finally:
             process.wait(pid, _PATIENCE)
     if roots:

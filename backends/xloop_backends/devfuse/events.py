@@ -69,10 +69,10 @@ def relay_for(
             aside = Aside(mountpoint, device)
         except OSError as exc:
             forbidden = namespaces.forbidden_by()
-            why = f"the mount cannot be reached by a user namespace: {exc.strerror}"
+            why = f"the mount cannot be reached by a user namespace: {exc.strerror or exc}"
             if forbidden is not None:
                 why += f" ({forbidden[0]} is {forbidden[1]})"
-            raise OSError(exc.errno, why) from exc
+            raise OSError(exc.errno or errno.EIO, why) from exc
     st_dev = os.makedev(*device)
     writers = None
     if passthrough is not None:
