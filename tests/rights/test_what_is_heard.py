@@ -29,7 +29,7 @@ _LISTENER = """
 import ctypes, json, os, struct, sys
 libc = ctypes.CDLL(None, use_errno=True)
 fd = libc.inotify_init1(os.O_CLOEXEC)
-print(json.dumps([libc.inotify_add_watch(fd, os.fsencode(path), 0x100) > 0 for path in sys.argv[1:]]), flush=True)
+print(json.dumps([libc.inotify_add_watch(fd, os.fsencode(path), 0x3C0) > 0 for path in sys.argv[1:]]), flush=True)
 while True:
     data, at = os.read(fd, 1 << 16), 0
     while at < len(data):
@@ -85,12 +85,15 @@ def test_a_user_hears_nothing_of_what_he_may_not_read(source: Path, show_as: Sho
 
     def change() -> None:
         (source / "secret" / "unheard").mkdir()
+        (source / "secret" / "unheard").rename(source / "open" / "moved")
+        (source / "open" / "moved").rename(source / "secret" / "away")
+        (source / "secret" / "away").rmdir()
         (source / "open" / "heard").mkdir()
 
-    assert heard(point, change, "heard") == ([True, True], ["heard"])
-    (source / "secret" / "unheard").rmdir()
+    heard_of = ["moved", "moved", "heard"]
+    assert heard(point, change, "heard") == ([True, True], heard_of)
     (source / "open" / "heard").rmdir()
-    assert heard(source, change, "heard") == ([False, True], ["heard"])
+    assert heard(source, change, "heard") == ([False, True], heard_of)
 
 
 @pytest.mark.parametrize("kernel_checks", [False, True])
