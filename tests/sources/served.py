@@ -30,6 +30,7 @@ class Served:
     *stuck*: every request for a name that begins with "stuck" waits until :meth:`let_go`, and others in the middle: see
     Stuck, below.  *watched*: what the source is watched by at best: "file system"; "directories", for which CAP_SYS_ADMIN is taken
     from the server once it has mounted; "inotify", for which the system is made to refuse fanotify.
+    *tellers*: how many threads may tell the kernel what it must drop.
     """
 
     def __init__(
@@ -39,10 +40,11 @@ class Served:
         *,
         stuck: bool = False,
         watched: str = "file system",
+        tellers: int | None = None,
         **fields: Any,
     ) -> None:
         self.point = point
-        what = json.dumps([str(source), str(point), stuck, watched, fields])
+        what = json.dumps([str(source), str(point), stuck, watched, tellers, fields])
         self._process = subprocess.Popen(
             [sys.executable, __file__, what],
             stdin=subprocess.PIPE,
@@ -141,9 +143,9 @@ def main() -> None:
     from xloop.nodes import Node
     from xloop.options import MountOptions
     from xloop.types import Attr, Caller, Entry, HandleId, Ino
-    from xloop_backends.devfuse import DevFuse
+    from xloop_backends.devfuse import DevFuse, tellers
 
-    source, point, stuck, watched, fields = json.loads(sys.argv[1])
+    source, point, stuck, watched, most, fields = json.loads(sys.argv[1])
     free = threading.Event()
     waiting: list[str] = []
 
@@ -193,6 +195,8 @@ def main() -> None:
 
     os.chdir("/")
     os.umask(0)
+    if most is not None:
+        tellers._MOST = most
     operations = (Stuck if stuck else Loopback)(source, mountpoint=point)
     session = DevFuse().mount(operations, point, MountOptions(**fields))
     if watched == "directories":
