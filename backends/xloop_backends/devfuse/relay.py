@@ -99,6 +99,8 @@ class Relay:
         self._linked: Ino | None = None
         #: What had which name, for one batch; None: nobody has asked yet.
         self._names: dict[tuple[Ino, bytes], Ino] | None = None
+        #: What had it before that, as far as it is known still.
+        self._earlier: dict[tuple[Ino, bytes], Ino] = {}
         #: What had lost which name when that was relayed, the earliest first.
         self._taken: dict[tuple[Ino, bytes], Ino] = {}
         self._relayed = 0
@@ -386,11 +388,14 @@ class Relay:
         """Return what had the new name before, if it is gone: nothing tells."""
         assert after.directory is not None
         if self._names is None:
-            known = self._watch.known()
-            self._names = {(at, name): ino for ino, at, name in known if at is not None}
+            self._note_names()
+        assert self._names is not None
         target = after.target
         key = after.directory, after.name
         lost = self._names.pop(key, None)
+        earlier = self._earlier.pop(key, None)
+        if earlier is not None and lost is not None and not self._is_gone(lost):
+            lost = earlier  # somebody has looked already: what has the name now is known by it too
         if target is not None:
             self._names[key] = target
         if lost is None or lost in (target, self._taken.pop(key, None)):
@@ -400,9 +405,23 @@ class Relay:
             self._steps.forget(exchanged)
             if exchanged is not None and exchanged.ino == lost:
                 return None
-        entry = self._watch.recall(lost)
+        return lost if self._is_gone(lost) else None
+
+    def _is_gone(self, ino: Ino) -> bool:
+        entry = self._watch.recall(ino)
         self._steps.forget(entry)
-        return None if entry is None or entry.attr.nlink else lost
+        return entry is not None and not entry.attr.nlink
+
+    def _note_names(self) -> None:
+        names: dict[tuple[Ino, bytes], Ino] = {}
+        self._earlier.clear()
+        for ino, at, name in self._watch.known():
+            if at is not None:
+                key = at, name
+                if key in names:
+                    self._earlier[key] = names[key]
+                names[key] = ino
+        self._names = names
 
     def _rename(self, before: Change | None, after: Change | None) -> None:
         if before is not None and before.directory is None:
