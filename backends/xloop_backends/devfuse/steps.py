@@ -103,6 +103,8 @@ class Steps:
         """Answer with *target* as it was before it lost the name that it is about to lose."""
 
         def answer() -> Entry | None:
+            if target is not None and self.play.removals is not None:
+                self.play.removals.are_told(target)
             entry = None if target is None else self._watch.recall(target)
             if entry is not None:
                 attr = entry.attr
