@@ -31,6 +31,7 @@ class Served:
     Stuck, below.  *watched*: what the source is watched by at best: "file system"; "directories", for which CAP_SYS_ADMIN is taken
     from the server once it has mounted; "inotify", for which the system is made to refuse fanotify.  *untold*: for how many seconds
     attributes are believed whose changes nobody may tell, where a test cannot wait for as long as it is.
+    *tellers*: how many threads may tell the kernel what it must drop.
     """
 
     def __init__(
@@ -41,10 +42,11 @@ class Served:
         stuck: bool = False,
         watched: str = "file system",
         untold: int | None = None,
+        tellers: int | None = None,
         **fields: Any,
     ) -> None:
         self.point = point
-        what = json.dumps([str(source), str(point), stuck, watched, untold, fields])
+        what = json.dumps([str(source), str(point), stuck, watched, untold, tellers, fields])
         self._process = subprocess.Popen(
             [sys.executable, __file__, what],
             stdin=subprocess.PIPE,
@@ -143,9 +145,9 @@ def main() -> None:
     from xloop.nodes import Node
     from xloop.options import MountOptions
     from xloop.types import Attr, Caller, Entry, HandleId, Ino
-    from xloop_backends.devfuse import DevFuse, coherent
+    from xloop_backends.devfuse import DevFuse, coherent, tellers
 
-    source, point, stuck, watched, untold, fields = json.loads(sys.argv[1])
+    source, point, stuck, watched, untold, most, fields = json.loads(sys.argv[1])
     free = threading.Event()
     waiting: list[str] = []
 
@@ -197,6 +199,8 @@ def main() -> None:
     os.umask(0)
     if untold is not None:
         coherent._UNTOLD = untold
+    if most is not None:
+        tellers._MOST = most
     operations = (Stuck if stuck else Loopback)(source, mountpoint=point)
     session = DevFuse().mount(operations, point, MountOptions(**fields))
     if watched == "directories":

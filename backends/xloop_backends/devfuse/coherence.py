@@ -29,10 +29,22 @@ client's system call.  The kernel's own rules decide them (fs/fuse/dir.c, inode.
   keep the rest.
 
 **Never from a thread that serves.**  Invalidating a name waits for the lock of its directory, and dropping pages
-for those that are being read; whoever has them waits for us.  So threads of their own tell the kernel,
-holding no lock of ours, and the ones that serve go on.  One that waits is relieved by another: a client
-that never lets go of a directory (its buffer may be on a file system of its own) holds up what
-concerns that directory, and nothing else.
+for those that are being read; whoever has them waits for us.  So threads of their own tell the kernel (:mod:`.tellers`),
+holding no lock of ours, and the ones that serve go on.
+
+**What waits is told in units**, one for each inode whose lock or pages it needs.  A client that never lets go of a directory (its
+buffer may be on a file system of its own) holds up what is told of this directory, and nothing else.
+
+* First, and at once, attributes are dropped: that waits for nothing.  So is seen which inodes the kernel does not know.
+* The unit of a directory then has its names, and whatever else is told of it.  An inode that was not known comes after
+  its name, in the unit of the directory that it has this name in; its data in a unit of its own after that.
+* The unit of a file has its data, and the wait for a reply to SETATTR or LINK.
+* Units of one inode follow each other.  Those of different ones come in any order, which is no matter: what is told of a
+  change is right whenever it is told after it was heard of, and what leads where is looked up when it is told.
+
+Of names in a directory that is held nothing further is believed for long (:meth:`Coherence.keeps_up`), and where so many are held
+that a further one might find no thread, nothing at all.  What had been believed before, and changes then, is told
+when somebody lets go.
 
 A name is expired rather than dropped where it leads to the same thing as before: dropping the entry of a
 directory would unmount what is mounted below, and leave processes there without a path.  For the same reason
@@ -68,6 +80,7 @@ from xloop.changes import (
 from xloop.types import ROOT_INO, Ino
 
 from . import abi
+from .tellers import Tellers, Unit, Units
 
 __all__ = ["LONG", "Coherence"]
 
@@ -77,11 +90,6 @@ _log = logging.getLogger("xloop.devfuse")
 #: is right again after that.
 LONG = 3600
 
-#: Threads that tell the kernel, and how many may be stuck at most.
-_MOST = 32
-#: Seconds without anything to tell after which all but one of them end.
-_REST = 10.0
-
 #: Seconds within which a reply that went out is taken by who waits for it.
 _TAKEN = 10.0
 #: Inodes that were answered lately, after which those are looked for that were not.
@@ -89,6 +97,24 @@ _ANSWERED = 4096
 
 #: No program makes such a name; invalidating it waits for the directory's lock, and that is all.
 _NOBODY = b"\xff.xloop: nobody\xff"
+
+#: Where an inode is expected: none.
+_NOTHING = Ino(0)
+
+#: Names that are told at one go: some milliseconds of it.
+_SLICE = 256
+
+# What is told of an inode in its unit, and of a name in it.
+#: The name may lead elsewhere.  Without it, it is expired, to wait for the lock of its directory.
+_CHANGED = 1
+#: Data, or a listing; with a name: that of the inode that comes after it.
+_DATA = 2
+#: Names in it changed.
+_RELIST = 4
+#: A reply that the kernel takes in any case may be on its way.
+_REPLY = 8
+#: Nobody has seen yet whether the kernel knows it.
+_UNTOLD = 16
 
 
 class _OtherNames:
@@ -162,7 +188,6 @@ class Coherence:
         self.watch = watch
         self._connection = connection
         self._passed_through = passed_through
-        self._fail = fail
         self._source_checks = source_checks
         #: Directories, and something that was told of each.
         self.children: dict[Ino, Ino] = {}
@@ -172,14 +197,12 @@ class Coherence:
         #: Inodes, and when SETATTR or LINK was last answered.
         self._answered: dict[Ino, float] = {}
         self._lock = threading.Lock()
-        self._ready = threading.Condition(self._lock)
         self._pending = _Pending()
-        self._threads: set[threading.Thread] = set()
-        self._idle = 0
-        self._ended = False
-        self._dropping = False
+        self._tellers = Tellers(self._tell_at_once, self._tell, fail)
         self._told = 0
         self._dropped = 0
+        #: Since when everything is being dropped; 0: it is not.
+        self._dropping = 0.0
         self._drop_took = 0.0
         #: How often the kernel has asked for the attributes of the root.
         self.asked_for_root = 0
@@ -187,18 +210,16 @@ class Coherence:
         watch.on_other_name(self.others.add)
 
     def start(self) -> None:
-        with self._lock:
-            self._begin()
+        self._tellers.start()
         self.watch.start()
 
     def close(self) -> None:
         """The connection is over: nobody waits for anything any more."""
-        with self._lock:
-            self._ended = True
-            self._ready.notify_all()
-            threads = list(self._threads)
-        for thread in threads:
-            thread.join(5)
+        self._tellers.close()
+
+    def keeps_up(self, ino: Ino) -> bool:
+        """Whether the kernel can be told in time of what it is about to believe of *ino*, or of names in it."""
+        return not self._tellers.is_held_up(ino)
 
     def status(self) -> dict[str, object]:
         return {
@@ -208,7 +229,7 @@ class Coherence:
             "everything dropped": self._dropped,
             "seconds the last time": self._drop_took,
             "other names": len(self.others),
-            "tellers": len(self._threads),
+            **self._tellers.status(),
         }
 
     # -- what is heard ------------------------------------------------------------------
@@ -260,107 +281,107 @@ class Coherence:
                     self._pending.names[key] = None
                 self._rouse()
 
-    # -- the threads that tell ----------------------------------------------------------
+    # -- what is told -------------------------------------------------------------------
 
     def _rouse(self) -> None:
         """Have somebody tell what is pending.  With the lock held."""
-        if not self._pending:
-            return
-        if self._idle:
-            self._ready.notify()
-        elif len(self._threads) < _MOST:
-            self._begin()
+        if self._pending:
+            self._tellers.call()
 
-    def _begin(self) -> None:
-        thread = threading.Thread(target=self._tell_on, name="xloop-tell", daemon=True)
-        self._threads.add(thread)
-        thread.start()
-
-    def _tell_on(self) -> None:
-        me = threading.current_thread()
-        while True:
-            with self._lock:
-                while not self._pending and not self._ended:
-                    self._idle += 1
-                    called = self._ready.wait(_REST)
-                    self._idle -= 1
-                    if not called and not self._pending and len(self._threads) > 1:
-                        self._threads.discard(me)
-                        return
-                if self._ended:
-                    self._threads.discard(me)
-                    return
-                pending, self._pending = self._pending, _Pending()
-                drop = pending.everything and not self._dropping
-                if pending.everything and not drop:
-                    self._pending.everything = True  # whoever is at it begins again
-                self._dropping = self._dropping or drop
-            try:
-                self._tell(pending)
-                if drop:
-                    self._drop_everything()
-            except Exception as exc:  # noqa: BLE001  # what is not told is wrong for long: the mount ends
-                self._fail(exc)
-            finally:
-                if drop:
-                    with self._lock:
-                        self._dropping = False
-                        self._rouse()
-
-    def _tell(self, pending: _Pending) -> None:
-        unknown: list[Ino] = []
-        # What waits for nothing comes first.
-        for ino in pending.inodes:
+    def _tell_at_once(self) -> Units:
+        """Tell what waits for nothing; return the rest."""
+        with self._lock:
+            pending, self._pending = self._pending, _Pending()
+        units = Units()
+        for ino, data in pending.inodes.items():
             if not self._invalidate(ino, -1):
-                unknown.append(ino)
+                self._await_reply(units, ino, data=data)
+            elif data:
+                units[ino].flags |= _DATA
         for ino in pending.directories:
             self._invalidate(ino, -1)
-        relisted = {
-            directory for directory, name in pending.names if self._invalidate_name(directory, name)
-        }
-        for ino in pending.directories:
-            if ino not in relisted and not self._expire_something(ino):
-                self._invalidate(ino, 0)
-        for ino, data in pending.inodes.items():
-            if data:
-                self._invalidate(ino, 0)
-        for ino in unknown:
-            self._await_reply(ino)
-            self._invalidate(ino, 0 if pending.inodes[ino] else -1)
-        for ino in self._answered.keys() & (pending.inodes.keys() | pending.directories.keys()):
-            if monotonic() - self._answered.get(ino, 0.0) <= self.believed + _TAKEN:
-                self._expire(ino, _NOBODY)
-                self._invalidate(ino, 0 if pending.inodes.get(ino) else -1)
+            units[ino].flags |= _RELIST
+        for directory, name in pending.names:
+            units[directory].names[name, _NOTHING] = _CHANGED
         for ino in pending.listings:
-            self._expire(ino, _NOBODY)
-            self._invalidate(ino, 0)
+            units[ino].flags |= _REPLY | _DATA
+        for ino in self._answered.keys() & (pending.inodes.keys() | pending.directories.keys()):
+            self._await_answer(units, ino)
         if pending.stale:
-            self._drop(lambda directory, ino: directory in pending.stale)
+            self._drop(units, lambda directory, ino: directory in pending.stale)
+        if pending.everything:
+            self._drop_everything(units)
+        return units
 
-    def _await_reply(self, ino: Ino) -> None:
-        """Wait until a reply that makes *ino* known is taken, if one is on its way."""
+    def _tell(self, ino: Ino, unit: Unit) -> bool:
+        """Tell what waits for the lock of *ino*, or of its pages.  True: there is more."""
+        flags, unit.flags = unit.flags, 0
+        later = Units()
+        is_relisted = False
+        for _ in range(min(len(unit.names), _SLICE)):
+            (name, after), how = unit.names.popitem()
+            if how & _CHANGED:
+                is_relisted |= self._invalidate_name(ino, name)
+            else:
+                self._expire(ino, name)
+            if after:
+                self._invalidate(after, -1)
+                if how & _DATA:
+                    later[after].flags |= _DATA
+        if later:
+            self._tellers.add(later)
+        if flags & _RELIST and not is_relisted and not self._expire_something(ino):
+            flags |= _DATA
+        if flags & _REPLY:
+            self._expire(ino, _NOBODY)
+        if flags & (_DATA | _REPLY):
+            is_known = self._invalidate(ino, 0 if flags & _DATA else -1)
+            if flags & _UNTOLD and not is_known:
+                self._await_reply(later := Units(), ino, data=True)
+                self._tellers.add(later)
+        if self._dropping and not unit.names and self._tellers.quiet:
+            self._dropped_everything()
+        return bool(unit.names)
+
+    def _await_reply(self, units: Units, ino: Ino, *, data: bool) -> None:
+        """Have *ino* told once more after a reply that makes it known is taken, if one is on its way."""
         known = self.watch.name_of(ino)
         if known is not None:
-            self._expire(*known)
+            units[known[0]].names[known[1], ino] = _DATA if data else 0
 
-    def _drop_everything(self) -> None:
+    def _await_answer(self, units: Units, ino: Ino) -> None:
+        """Have *ino* told once more after a reply that the kernel takes in any case, if one was sent lately."""
+        if monotonic() - self._answered.get(ino, 0.0) <= self.believed + _TAKEN:
+            units[ino].flags |= _REPLY
+
+    def _drop_everything(self, units: Units) -> None:
         begun = monotonic()
         self._dropped += 1
-        self._drop(lambda directory, ino: True)
+        self._drop(units, lambda directory, ino: True)
+        for ino in list(self._answered):
+            self._await_answer(units, ino)
+        for ino, unit in units.items():
+            # What may have to wait for somebody; the rest is told as soon as this would be.
+            if unit.names or self._tellers.is_held_up(ino):
+                self._invalidate(ino, -1)
+        self._dropping = begun
+
+    def _dropped_everything(self) -> None:
+        begun, self._dropping = self._dropping, 0.0
         self._drop_took = monotonic() - begun
         _log.info("changes went unheard: all that was known is asked for anew")
 
-    def _drop(self, concerns: Callable[[Ino | None, Ino], bool]) -> None:
+    def _drop(self, units: Units, concerns: Callable[[Ino | None, Ino], bool]) -> None:
         for directory, name in self.others.pop(1):
-            if concerns(directory, Ino(0)):
-                self._invalidate_name(directory, name)
+            if concerns(directory, _NOTHING):
+                units[directory].names[name, _NOTHING] = _CHANGED
             else:
                 self.others.add(directory, name)
         for ino, parent, name in self.watch.known():
             if concerns(parent, ino) or concerns(ino, ino):
                 if parent is not None:
-                    self._invalidate_name(parent, name)
-                self._invalidate(ino, 0)
+                    units[parent].names[name, _NOTHING] = _CHANGED
+                units[ino].flags |= _DATA | _UNTOLD
 
     # -- the kernel ---------------------------------------------------------------------
 

@@ -124,6 +124,9 @@ class CoherentHandlers(Handlers):
 
     # -- lifetimes ----------------------------------------------------------------------
 
+    def _names_hold(self, token: int, directory: Ino) -> bool:
+        return self._watch.names_hold(token, directory) and self.coherence.keeps_up(directory)
+
     def _timeouts(self, entry: Entry) -> tuple[int, int, int, int]:
         name, attr, name_nsec, attr_nsec = super()._timeouts(entry)
         asked = self._asked
@@ -131,13 +134,14 @@ class CoherentHandlers(Handlers):
         if directory is None:
             return name, attr, name_nsec, attr_nsec
         self.coherence.children[directory] = entry.ino
-        if entry.entry_timeout is None and self._watch.names_hold(asked.token, directory):
+        if entry.entry_timeout is None and self._names_hold(asked.token, directory):
             name, name_nsec = LONG, 0
         if (
             asked.versioned
             and entry.attr_timeout is None
             and entry.ino not in self._written
             and self._watch.attributes_hold(asked.token, entry.ino, entry.attr)
+            and self.coherence.keeps_up(directory)
         ):
             attr, attr_nsec = self._life(entry.attr), 0
         return name, attr, name_nsec, attr_nsec
@@ -151,6 +155,7 @@ class CoherentHandlers(Handlers):
             asked.ino == ino
             and ino not in self._written
             and self._watch.attributes_hold(asked.token, ino, attr)
+            and self.coherence.keeps_up(ino)
         ):
             return self._life(attr), 0
         return super()._attr_life(ino, attr)
@@ -164,7 +169,7 @@ class CoherentHandlers(Handlers):
     def _missing(self, fd: int, unique: int, directory: Ino, name: bytes) -> bool:
         # Noted first: what is noted after everything was dropped would be missed.
         self.coherence.is_missing(directory, name)
-        if not self._watch.names_hold(self._asked.token, directory):
+        if not self._names_hold(self._asked.token, directory):
             return super()._missing(fd, unique, directory, name)
         self._no_entry(fd, unique, LONG, 0)
         return True
@@ -212,7 +217,7 @@ class CoherentHandlers(Handlers):
         super().opendir(fd, unique, nodeid, caller, body)
 
     def _listing_flags(self, directory: Ino) -> int:
-        if self._watch.names_hold(self._watch.before(directory), directory):
+        if self._names_hold(self._watch.before(directory), directory):
             return abi.FOPEN_CACHE_DIR | abi.FOPEN_KEEP_CACHE
         return 0
 

@@ -113,6 +113,8 @@ class Handlers(Replies):
 
     def _forgotten(self, ino: Ino) -> None:
         self._pages.forgotten(ino)
+        if self.removals is not None:
+            self.removals.forget(ino)
         if self.passthrough is not None:
             self.passthrough.forgotten(ino)
 
@@ -135,8 +137,7 @@ class Handlers(Replies):
     def statx(self, fd: int, unique: int, nodeid: Ino, caller: Caller, body: memoryview) -> None:
         flags, fh, _sx_flags, _sx_mask = abi.STATX_IN.unpack_from(body)
         handle = HandleId(fh) if flags & abi.GETATTR_FH else None
-        attr = self.ops.statx(caller, nodeid, handle)
-        seconds, nsec = self._attr_life(nodeid, attr)
+        attr, seconds, nsec = self._told(nodeid, self.ops.statx(caller, nodeid, handle))
         mask = abi.STATX_BASIC_STATS | (abi.STATX_BTIME if attr.has_btime else 0)
         self._send(
             fd,

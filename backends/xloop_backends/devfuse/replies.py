@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+from typing import TYPE_CHECKING
 
 from xloop.ops import Operations
 from xloop.options import MountOptions
@@ -16,6 +17,9 @@ from xloop.types import Attr, Entry, Ino
 
 from . import abi
 from .passthrough import Passthrough
+
+if TYPE_CHECKING:  # few mounts relay
+    from .removals import Removals
 
 __all__ = ["Replies", "split_timeout"]
 
@@ -34,6 +38,9 @@ def split_timeout(seconds: float) -> tuple[int, int]:
 
 class Replies:
     """How the handlers answer."""
+
+    #: Where events are relayed, what others removed and nobody was told of yet.
+    removals: Removals | None = None
 
     def __init__(
         self,
@@ -102,6 +109,10 @@ class Replies:
 
     def _entry(self, fd: int, unique: int, entry: Entry) -> None:
         ino = entry.ino
+        if not entry.attr.nlink and self.removals is not None:
+            shown = self.removals.shown(ino, entry.attr)
+            if shown is not None:
+                entry = entry._replace(attr=shown, attr_timeout=0.0)
         if not self._send(
             fd,
             _ENTRY_REPLY.pack(
@@ -122,5 +133,13 @@ class Replies:
         )
 
     def _attr(self, fd: int, unique: int, ino: Ino, attr: Attr) -> None:
-        seconds, nsec = self._attr_life(ino, attr)
+        attr, seconds, nsec = self._told(ino, attr)
         self._send(fd, _ATTR_REPLY.pack(_ATTR_REPLY.size, 0, unique, seconds, nsec, *attr[:15], 0))
+
+    def _told(self, ino: Ino, attr: Attr) -> tuple[Attr, int, int]:
+        """Return the attributes that are told of *ino*, which are *attr*, and for how long they may be believed."""
+        if not attr.nlink and self.removals is not None:
+            shown = self.removals.shown(ino, attr)
+            if shown is not None:
+                return shown, 0, 0
+        return (attr, *self._attr_life(ino, attr))

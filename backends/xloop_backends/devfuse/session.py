@@ -269,6 +269,11 @@ class DevFuseSession:
                 raise MountError(
                     f"events=relay is not to be had: {self._unrelayed}", "leave out events"
                 ) from exc
+            return
+        from .removals import Removals  # here: few mounts relay
+
+        assert self._handlers is not None
+        self._handlers.removals = self._relay.play.removals = Removals(watch)
 
     def _lists_without_opening(self, watch: Watch, terms: Terms) -> bool:
         """Whether opening a directory decides nothing: see :mod:`.coherent`."""

@@ -107,6 +107,8 @@ class Steps:
         """
 
         def answer() -> Entry | None:
+            if target is not None and self.play.removals is not None:
+                self.play.removals.are_told(target)
             entry = None if target is None else self._watch.recall(target)
             if entry is not None:
                 attr = entry.attr
