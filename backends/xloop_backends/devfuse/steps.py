@@ -103,10 +103,10 @@ class Steps:
         """Answer with *target* as it was before it lost the name that it is about to lose."""
 
         def answer() -> Entry | None:
-            if target is not None and self.play.removals is not None:
-                self.play.removals.are_told(target)
             entry = None if target is None else self._watch.recall(target)
             if entry is not None:
+                if not entry.attr.nlink and self.play.removals is not None:
+                    self.play.removals.are_told(entry.ino)
                 attr = entry.attr
                 # A directory that is taken away cannot be used any more: none that is there.
                 if stat.S_ISDIR(attr.mode) == directory and not (directory and attr.nlink):
