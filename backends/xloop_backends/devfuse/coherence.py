@@ -21,7 +21,8 @@ client's system call.  The kernel's own rules decide them (fs/fuse/dir.c, inode.
 * *Names.*  Everything but the revalidation of a name that is known runs under the lock of the directory, which
   FUSE_NOTIFY_INVAL_ENTRY takes too: it comes after whatever was under way.  A revalidation may set a
   long life after we expired the name.  So a name that does not lead any more to what it was last told to
-  lead to is not expired but dropped: the entry that gets the long life then is found by nobody.
+  lead to is not expired but dropped: the entry that gets the long life then is found by nobody.  Where a directory is not watched
+  any more and a name leads where it did, it is expired once more when such a reply is taken.
 * *Listings* carry the value of a counter that moves with each name that is invalidated in their directory, if
   the kernel knows the name; a name that has just appeared it does not know.  (Their time of modification tells
   less: it may be set back.)  So any name that it was told there is expired instead, and where it knows none any
@@ -198,6 +199,8 @@ class Coherence:
         self._answered: dict[Ino, float] = {}
         self._lock = threading.Lock()
         self._pending = _Pending()
+        #: Directories that are not watched any more, and when their names are expired once more.
+        self._again: dict[Ino, float] = {}
         self._tellers = Tellers(self._tell_at_once, self._tell, fail)
         self._told = 0
         self._dropped = 0
@@ -307,11 +310,27 @@ class Coherence:
             units[ino].flags |= _REPLY | _DATA
         for ino in self._answered.keys() & (pending.inodes.keys() | pending.directories.keys()):
             self._await_answer(units, ino)
-        if pending.stale:
-            self._drop(units, lambda directory, ino: directory in pending.stale)
+        stale = pending.stale | self._due_again(pending.stale)
+        if stale:
+            self._drop(units, lambda directory, ino: directory in stale)
         if pending.everything:
             self._drop_everything(units)
         return units
+
+    def _due_again(self, stale: set[Ino]) -> set[Ino]:
+        """Return the directories that were *stale* so long ago that their names are expired once more."""
+        if not stale and not self._again:
+            return set()
+        now = monotonic()
+        with self._lock:
+            due = {directory for directory, when in self._again.items() if when <= now}
+            for directory in due:
+                del self._again[directory]
+            for directory in stale:
+                self._again[directory] = now + _TAKEN
+            if self._again:
+                self._tellers.call_in(min(self._again.values()) - now)
+        return due
 
     def _tell(self, ino: Ino, unit: Unit) -> bool:
         """Tell what waits for the lock of *ino*, or of its pages.  True: there is more."""

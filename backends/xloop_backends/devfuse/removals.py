@@ -41,7 +41,7 @@ class Removals:
         self._until: dict[Ino, float] = {}
 
     def are_told(self, ino: Ino) -> None:
-        """Watchers are about to be told of *ino*."""
+        """Watchers are about to be told of *ino*, which is known, and so will be forgotten."""
         self._note(ino, 0.0)
 
     def forget(self, ino: Ino) -> None:

@@ -107,10 +107,10 @@ class Steps:
         """
 
         def answer() -> Entry | None:
-            if target is not None and self.play.removals is not None:
-                self.play.removals.are_told(target)
             entry = None if target is None else self._watch.recall(target)
             if entry is not None:
+                if not entry.attr.nlink and self.play.removals is not None:
+                    self.play.removals.are_told(entry.ino)
                 attr = entry.attr
                 if stat.S_ISDIR(attr.mode) == directory and not attr.nlink:
                     return entry._replace(attr=attr._replace(nlink=1))

@@ -22,6 +22,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable
+from math import inf
 from time import monotonic
 
 from xloop.types import Ino
@@ -85,6 +86,8 @@ class Tellers:
         self._resting = threading.Condition(self._lock)
         self._guarding = threading.Condition(self._lock)
         self._called = False
+        #: When that is to be done in any case.
+        self._due = inf
         self._ended = False
         self._threads: set[threading.Thread] = set()
         #: Those that wait for something to do, and those on guard: at most one.
@@ -134,6 +137,11 @@ class Tellers:
         with self._lock:
             self._called = True
             self._rouse()
+
+    def call_in(self, seconds: float) -> None:
+        """Have *at_once* done after so long, or somewhat later.  From a thread that tells."""
+        with self._lock:
+            self._due = min(self._due, monotonic() + seconds)
 
     def add(self, units: Units) -> None:
         """Have *units* told, each after what is of the same inode.  From a thread that tells."""
@@ -215,8 +223,9 @@ class Tellers:
         """Wait for something to do; without a unit: what waits for nothing.  None: to end.  With the lock held."""
         roused = False
         while not self._ended:
-            if self._called:
+            if self._called or self._due <= monotonic():
                 self._called = False
+                self._due = inf
                 return Ino(0), None
             left = self._left()
             if self._queue and left <= 0 and self._is_another_left():
@@ -229,7 +238,7 @@ class Tellers:
                 roused = False
                 continue
             self._idle += 1
-            roused = self._resting.wait(_REST)
+            roused = self._resting.wait(max(0.0, min(_REST, self._due - monotonic())))
             self._idle -= 1
             if not roused and self._is_surplus():
                 return None
@@ -237,7 +246,7 @@ class Tellers:
 
     def _is_surplus(self) -> bool:
         """Whether this thread, which has rested, is not needed."""
-        wanted = self._called or self._queue
+        wanted = self._called or self._queue or self._due < inf
         return not wanted and len(self._threads) - len(self._busy) > _LEAST
 
     def _left(self) -> float:
