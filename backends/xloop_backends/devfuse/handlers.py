@@ -137,7 +137,10 @@ class Handlers(Replies):
     def statx(self, fd: int, unique: int, nodeid: Ino, caller: Caller, body: memoryview) -> None:
         flags, fh, _sx_flags, _sx_mask = abi.STATX_IN.unpack_from(body)
         handle = HandleId(fh) if flags & abi.GETATTR_FH else None
-        attr, seconds, nsec = self._told(nodeid, self.ops.statx(caller, nodeid, handle))
+        attr = self.ops.statx(caller, nodeid, handle)
+        seconds, nsec = self._attr_life(nodeid, attr)
+        if not attr.nlink:
+            attr, seconds, nsec = self._nameless(nodeid, attr, seconds, nsec)
         mask = abi.STATX_BASIC_STATS | (abi.STATX_BTIME if attr.has_btime else 0)
         self._send(
             fd,

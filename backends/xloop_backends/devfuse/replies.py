@@ -109,7 +109,7 @@ class Replies:
 
     def _entry(self, fd: int, unique: int, entry: Entry) -> None:
         ino = entry.ino
-        if not entry.attr.nlink and self.removals is not None:
+        if self.removals is not None and not entry.attr.nlink:
             shown = self.removals.shown(ino, entry.attr)
             if shown is not None:
                 entry = entry._replace(attr=shown, attr_timeout=0.0)
@@ -133,13 +133,15 @@ class Replies:
         )
 
     def _attr(self, fd: int, unique: int, ino: Ino, attr: Attr) -> None:
-        attr, seconds, nsec = self._told(ino, attr)
+        seconds, nsec = self._attr_life(ino, attr)
+        if not attr.nlink:
+            attr, seconds, nsec = self._nameless(ino, attr, seconds, nsec)
         self._send(fd, _ATTR_REPLY.pack(_ATTR_REPLY.size, 0, unique, seconds, nsec, *attr[:15], 0))
 
-    def _told(self, ino: Ino, attr: Attr) -> tuple[Attr, int, int]:
-        """Return the attributes that are told of *ino*, which are *attr*, and for how long they may be believed."""
-        if not attr.nlink and self.removals is not None:
+    def _nameless(self, ino: Ino, attr: Attr, seconds: int, nsec: int) -> tuple[Attr, int, int]:
+        """Return what is told of *ino*, which has no name, and for how long that may be believed."""
+        if self.removals is not None:
             shown = self.removals.shown(ino, attr)
             if shown is not None:
                 return shown, 0, 0
-        return (attr, *self._attr_life(ino, attr))
+        return attr, seconds, nsec
