@@ -25,6 +25,7 @@ import logging
 import stat
 import threading
 from collections import deque
+from contextlib import suppress
 
 from xloop.changes import (
     ATTRIB,
@@ -272,11 +273,12 @@ class Relay:
             if not same:
                 change = change._replace(directory=None)
         if target is not None and not self._watch.is_same(target, of):
-            change = change._replace(target=None)
-            if kind & DELETE and directory is not None:
+            found = None
+            if kind & DELETE and change.directory is not None:
                 # Something else has its number already, and somebody has looked at that.
-                had = self._known_names().get((directory, name), ())
-                change = change._replace(target=next(filter(self._is_gone, had), None))
+                had = self._known_names().get((change.directory, name), ())
+                found = next(filter(self._is_gone, had), None)
+            change = change._replace(target=found)
         return change
 
     def _repeat(self, change: Change) -> None:
@@ -302,7 +304,7 @@ class Relay:
         at = self._reach.directory(directory)
         if kind & CREATE:
             self._create(at, change)
-        if kind & (MODIFY | CLOSE_WRITE | ATTRIB):
+        if kind & _BY_ANY_NAME:
             self._changed(at, change)
         if kind & DELETE:
             self._delete(at, change)
@@ -396,7 +398,7 @@ class Relay:
                 self._steps.mark(b"/proc/self/fd/%d/." % self._reach.directory(target))
             return
         if kind & ATTRIB:
-            self._steps.mark_alone(target)
+            self._mark_alone(target)
             kind &= ~ATTRIB
         if not kind & _BY_ANY_NAME:
             return
@@ -408,13 +410,18 @@ class Relay:
             Change(kind, found[0], found[1], target, 0, change.thread),
         )
 
+    def _mark_alone(self, ino: Ino) -> None:
+        # ESTALE: the kernel has forgotten it meanwhile, so nobody watches it, and the rest is told all the same.
+        with suppress(OSError):
+            self._steps.mark_alone(ino)
+
     def _delete(self, at: int, change: Change) -> None:
         target = change.target
         if target is not None:
             self._reach.let_go(target)
             if not change.kind & ISDIR and self._has_names(target):
                 # As natively: it hears that it has a name less, and then its directory which.
-                self._steps.mark_alone(target)
+                self._mark_alone(target)
                 target = None
         try:
             self._steps.remove(at, change, target)
@@ -523,4 +530,4 @@ class Relay:
             # One of them is somebody else's, in a sticky directory.
             self._steps.move(before, after, None, masked=True)
         if kept is not None:
-            self._steps.mark_alone(kept)
+            self._mark_alone(kept)
