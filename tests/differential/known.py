@@ -358,6 +358,16 @@ KNOWN: list[Excuse] = [
         linked=True,
     ),
     Excuse(
+        "for the same reason the kernel does not see that two names are of one file: renaming one to the other, which is "
+        "nothing at all, takes the right to change their directories",
+        frozenset({"path", "checked"}),
+        applies=lambda step, mine, theirs: (
+            step.call == "rename" and theirs is None and mine in (Failed("EACCES"), _EPERM)
+        ),
+        harmless=True,
+        linked=True,
+    ),
+    Excuse(
         "libfuse answers F_GETLK out of a table of its own (the backend libfuse does not let it): asked for "
         "unlocked ranges (F_UNLCK), and with the locks of open files that are closed",
         frozenset({"refuse"}),
