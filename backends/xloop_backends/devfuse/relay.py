@@ -410,6 +410,16 @@ class Relay:
             Change(kind, found[0], found[1], target, 0, change.thread),
         )
 
+    def _skip_count(self, ino: Ino) -> None:
+        """Leave out what comes next if it is that *ino* has a name less.
+
+        That was told before the name was removed, and the removal has been put together with an earlier change.
+        """
+        if self._queue:
+            following = self._queue[0]
+            if following.target == ino and not following.name and following.kind == ATTRIB:
+                self._queue.popleft()
+
     def _mark_alone(self, ino: Ino) -> None:
         # ESTALE: the kernel has forgotten it meanwhile, so nobody watches it, and the rest is told all the same.
         with suppress(OSError):
@@ -422,6 +432,8 @@ class Relay:
             if not change.kind & ISDIR and self._has_names(target):
                 # As natively: it hears that it has a name less, and then its directory which.
                 self._mark_alone(target)
+                if change.kind & ~DELETE:
+                    self._skip_count(target)
                 target = None
         try:
             self._steps.remove(at, change, target)
