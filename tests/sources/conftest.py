@@ -38,7 +38,7 @@ KINDS = ["tmpfs", *DISKS, "overlay", "bindfs"]
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("events", "random events (tests/sources/test_events_random.py)")
     group.addoption("--event-rounds", type=int, default=60, help="of random changes: 60")
-    group.addoption("--event-seed", type=int, default=None, help="of them: another each time")
+    group.addoption("--event-seed", type=int, default=1, help="of them: 1; 0: another each time")
 
 
 def run(*command: object) -> str:

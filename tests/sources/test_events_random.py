@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: MIT
-"""Random changes of a source and its twin: who watches the mount is told what who watches the twin is told."""
+"""Random changes of a source and its twin: who watches the mount is told what who watches the twin is told.
+
+The same changes each time, so that nobody stumbles over what nobody looks for: ``--event-seed 0`` looks for more.
+"""
 
 from __future__ import annotations
 
@@ -136,8 +139,7 @@ def test_random_changes(
     fields: dict[str, Any], lookers: int, show: Show, pytestconfig: pytest.Config
 ) -> None:
     shown = show(**fields)
-    seed = pytestconfig.getoption("--event-seed")
-    seed = random.randrange(1 << 32) if seed is None else seed
+    seed = pytestconfig.getoption("--event-seed") or random.randrange(1 << 32)
     rng = random.Random(seed)
     for top in shown.source, shown.twin:
         (top / "d").mkdir()
