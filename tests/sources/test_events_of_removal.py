@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from itertools import groupby
@@ -12,21 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from sources.watching import PATIENCE, Changing, Watcher
+from sources.watching import Changing, Watcher, eventually
 
 pytestmark = pytest.mark.mount
 
 #: How far the relay is behind, in changes, when it comes to what matters.
 BEHIND = 500
-
-
-def eventually(holds: Callable[[], object]) -> bool:
-    deadline = time.monotonic() + PATIENCE
-    while not holds():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.002)
-    return True
 
 
 def write_rename_and_remove(top: Path) -> None:

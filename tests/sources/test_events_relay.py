@@ -9,7 +9,6 @@ import resource
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import pytest
 
 from sources.served import Served
-from sources.watching import PATIENCE, Changing, Watcher
+from sources.watching import PATIENCE, Changing, Watcher, eventually
 from xloop.errors import OptionError
 from xloop.options import MountOptions
 
@@ -63,15 +62,6 @@ def test_where_anybody_could_listen_nothing_is_relayed(
 def events(shown: Changing) -> dict[str, Any]:
     found: dict[str, Any] = shown.status()["events"]
     return found
-
-
-def eventually(holds: Callable[[], object]) -> bool:
-    deadline = time.monotonic() + PATIENCE
-    while not holds():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
 
 
 def is_told(shown: Changing, there: Watcher, name: str) -> bool:

@@ -14,14 +14,14 @@ import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from sources.served import Served
 
-__all__ = ["Changing", "Event", "Watcher", "looked_at"]
+__all__ = ["Changing", "Event", "Watcher", "eventually", "looked_at"]
 
 #: What was watched, the kinds of the event, the name in it.
 Event = tuple[str, str, str]
@@ -46,6 +46,16 @@ _EVENT = struct.Struct("=iIII")
 _libc = ctypes.CDLL(None, use_errno=True)
 #: Not a measure of anything: what takes as long hangs.
 PATIENCE = 30.0
+
+
+def eventually(holds: Callable[[], object]) -> bool:
+    """Wait until *holds*; False when that never happens."""
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.002)
+    return True
 
 
 class Watcher:

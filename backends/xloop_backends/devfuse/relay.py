@@ -382,11 +382,10 @@ class Relay:
                 kind &= ~ATTRIB
                 if following.kind & CREATE:
                     self._linked = target
-        entry = self._watch.recall(target)
-        self._steps.forget(entry)
-        if entry is None:
+        left = self._names_left(target)
+        if left is None:
             return
-        if not entry.attr.nlink:
+        if not left:
             # Its number may be that of something else by now, which is nobody's business here.
             if kind & ATTRIB and not kind & ISDIR:
                 # A rename has taken its name, and was repeated before this was told.
@@ -516,15 +515,17 @@ class Relay:
 
     def _is_gone(self, ino: Ino) -> bool:
         """Whether *ino* is known, and has no name any more."""
-        entry = self._watch.recall(ino)
-        self._steps.forget(entry)
-        return entry is not None and not entry.attr.nlink
+        return self._names_left(ino) == 0
 
     def _has_names(self, ino: Ino) -> bool:
         """Whether *ino* is known, and has names left."""
+        return bool(self._names_left(ino))
+
+    def _names_left(self, ino: Ino) -> int | None:
+        """Return how many names *ino* has; None: it is not known."""
         entry = self._watch.recall(ino)
         self._steps.forget(entry)
-        return entry is not None and bool(entry.attr.nlink)
+        return None if entry is None else entry.attr.nlink
 
     def _rename(self, before: Change | None, after: Change | None) -> None:
         if before is not None and before.directory is None:
